@@ -1,0 +1,116 @@
+"""JSON documents with a format name and version: the base of every value that lives in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from typing_extensions import Self
+
+from hotrow.errors import FormatError, HotrowError, StorageError
+
+
+def take(value: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
+    """``value[key]`` as ``kind`` (a type, a tuple of types, or an Enum class); FormatError names place and key."""
+    if not isinstance(value, Mapping):
+        raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
+    if key not in value:
+        raise FormatError(f"{where}: missing field {key!r}; it has {', '.join(sorted(map(str, value))) or 'none'}")
+    item = value[key]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(item)
+        except ValueError:
+            names = ", ".join(str(member.value) for member in kind)
+            raise FormatError(f"{where}: {key}={item!r} is not one of {names}") from None
+    if kind is float and isinstance(item, int) and not isinstance(item, bool):
+        return float(item)
+    if not isinstance(item, kind) or (isinstance(item, bool) and kind in (int, float)):
+        name = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
+        raise FormatError(f"{where}: {key}={item!r} is not of type {name}")
+    return item
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write, fsync and rename, so that a reader sees the old file or the new one. Raises StorageError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot write {len(data)} bytes: {error.strerror or error}") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object. Raises FormatError (not JSON, not an object) or StorageError (cannot be read)."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not a text file ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+class Document:
+    """A frozen value that is one JSON file. Subclasses give FORMAT, FORMAT_VERSION, ``body`` and ``from_body``."""
+
+    FORMAT: ClassVar[str]
+    FORMAT_VERSION: ClassVar[int]
+
+    @abstractmethod
+    def body(self) -> dict[str, Any]:
+        """The fields as JSON values, without format and version."""
+
+    @classmethod
+    @abstractmethod
+    def from_body(cls, body: Mapping[str, Any], where: str) -> Self:
+        """The value of ``body``; ``where`` begins every error message. Unknown fields are refused by ``from_json``."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": self.FORMAT, "format_version": self.FORMAT_VERSION, **self.body()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "") -> Self:
+        """Read a JSON object; raises FormatError for another format, an unknown version, missing or wrong fields."""
+        where = where or cls.FORMAT
+        found = take(value, "format", str, where)
+        if found != cls.FORMAT:
+            raise FormatError(f"{where}: this is a {found!r} file, expected {cls.FORMAT!r}")
+        version = take(value, "format_version", int, where)
+        if version != cls.FORMAT_VERSION:
+            raise FormatError(
+                f"{where}: format_version {version} is unknown, this hotrow reads {cls.FORMAT_VERSION}; "
+                "make the file again, or use the hotrow that wrote it"
+            )
+        try:
+            return cls.from_body(value, where)
+        except FormatError:
+            raise
+        except HotrowError as error:
+            raise type(error)(f"{where}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the document as JSON, atomically."""
+        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the document from a file."""
+        return cls.from_json(read_json(path), str(path))

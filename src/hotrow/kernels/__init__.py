@@ -1,0 +1,12 @@
+"""One public function per operation on embedding rows. ``reference`` is the oracle, ``cpu`` the native twin.
+
+Shapes (F features, B samples, N lookups, T tables, D_f the width of feature f's table):
+
+* ``rows``: one tensor per table (an arena): fp32 or bf16 ``[num_slots, dim]``, or int8 as uint8
+  ``[num_slots, dim + 8]`` whose last 8 bytes are the row's fp32 scale and fp32 bias (value = scale * q + bias).
+* ``features``: one ``FeatureSpec`` per feature, in output order: which table it reads and how it pools.
+* ``values``: int32 or int64 ``[N]`` slots, feature-major. ``offsets``: ``[F * B + 1]``, same dtype as values or int64.
+* ``weights``: fp32 ``[N]`` or None. Pooled output: fp32 ``[B, sum of D_f]``.
+
+Results are bit-for-bit equal for any number of threads and any CPU level.
+"""
