@@ -1,0 +1,55 @@
+# Every target that needs Python makes its own .venv; nothing is installed outside this folder.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q
+NATIVE := CMakeLists.txt $(shell find native -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+LEVELS := 3.10 3.11 3.12 3.13
+
+.PHONY: help demo test test-fast lint format bench acceptance wheel clean venv
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Torch comes first and with an upper bound: installers then take the CPU build where one is offered.
+$(VENV)/torch: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "torch>=2.11,<2.14" numpy
+	touch $@
+
+$(VENV)/hotrow: $(VENV)/torch $(NATIVE)
+	$(PIP) -e ".[test]"
+	touch $@
+
+$(VENV)/lint: $(VENV)/hotrow
+	$(PIP) "ruff>=0.8" "mypy>=1.13" "clang-format>=18,<23" "codespell>=2.3"
+	touch $@
+
+$(VENV)/bench: $(VENV)/hotrow
+	$(PIP) ".[bench]" --no-build-isolation-package hotrow 2>/dev/null || $(PIP) "fbgemm-gpu-cpu==1.8.0"
+	touch $@
+
+venv: $(VENV)/hotrow  ## the environment that the other targets use
+
+demo: $(VENV)/hotrow  ## prepare real click data, train, evaluate on later weeks (about 3 minutes after installation)
+	$(BIN)/hotrow quickstart
+
+test: $(VENV)/hotrow  ## all tests that need no large machine
+	$(BIN)/python -m pytest -q
+
+test-fast: $(VENV)/hotrow  ## without the slow tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(VENV)/lint  ## ruff, mypy for every supported Python, clang-format, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	for v in $(LEVELS); do $(BIN)/mypy --python-version $$v || exit 1; done
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'native/*.cc' 'native/*.h')
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src native tests examples
+
+format: $(VENV)/lint  ## put sources in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'native/*.cc' 'native/*.h')
+
+-include native/build.mk
