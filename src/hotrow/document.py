@@ -81,7 +81,7 @@ class Document:
     @classmethod
     @abstractmethod
     def from_body(cls, body: Mapping[str, Any], where: str) -> Self:
-        """The value of ``body``; ``where`` begins every error message. Unknown fields are refused by ``from_json``."""
+        """The value of ``body``; ``where`` begins every error message."""
 
     def to_json(self) -> dict[str, Any]:
         return {"format": self.FORMAT, "format_version": self.FORMAT_VERSION, **self.body()}
@@ -100,11 +100,15 @@ class Document:
                 "make the file again, or use the hotrow that wrote it"
             )
         try:
-            return cls.from_body(value, where)
+            document = cls.from_body(value, where)
         except FormatError:
             raise
         except HotrowError as error:
             raise type(error)(f"{where}: {error}") from error
+        unknown = sorted(set(value) - set(document.to_json()))
+        if unknown:
+            raise FormatError(f"{where}: unknown field {unknown[0]!r}; remove it, or use the hotrow that wrote it")
+        return document
 
     def save(self, path: str | Path) -> None:
         """Write the document as JSON, atomically."""
