@@ -1,0 +1,43 @@
+"""What commands print: one JSON object for ``--json``, tables and bars on a terminal, nothing else in a pipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Any
+
+import typer
+
+
+def on_terminal() -> bool:
+    """Whether progress may be drawn: stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; numbers that are not finite become null."""
+    typer.echo(json.dumps(_plain(value), default=str))
+
+
+def say(line: str) -> None:
+    """A line for a reader, on stdout."""
+    typer.echo(line)
+
+
+def print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Two columns, aligned, on stdout."""
+    width = max((len(name) for name, _ in rows), default=0)
+    typer.echo(title)
+    for name, value in rows:
+        typer.echo(f"  {name:<{width}}  {value}")
