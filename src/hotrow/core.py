@@ -121,7 +121,9 @@ class Owner:
         if self.kind not in self.KINDS:
             raise ConfigError(f"owner: kind {self.kind!r} is not one of {', '.join(self.KINDS)}")
         if (self.kind == "rank") != (self.rank is not None) or (self.rank is not None and self.rank < 0):
-            raise ConfigError(f"owner: kind {self.kind!r} with rank={self.rank}; a rank >= 0 goes with kind 'rank' only")
+            raise ConfigError(
+                f"owner: kind {self.kind!r} with rank={self.rank}; a rank >= 0 goes with kind 'rank' only"
+            )
 
     def to_json(self) -> str:
         return f"rank:{self.rank}" if self.kind == "rank" else self.kind
@@ -190,7 +192,7 @@ class CacheSpec:
             raise ConfigError(f"cache: policy {self.policy!r} is not one of {', '.join(self.POLICIES)}")
         if self.num_pinned_rows < 0 or self.capacity_bytes < 0:
             raise ConfigError(
-                f"cache: num_pinned_rows={self.num_pinned_rows}, capacity_bytes={self.capacity_bytes}; both must be >= 0"
+                f"cache: num_pinned_rows={self.num_pinned_rows}, capacity_bytes={self.capacity_bytes}; give >= 0"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -226,7 +228,9 @@ class TablePlan:
             if segment.begin != place:
                 what = "hole" if segment.begin > place else "overlap"
                 low, high = sorted((segment.begin, place))
-                raise PlanInfeasible(f"table {name!r}: {what} at rows [{low}, {high}); segments must join end to begin")
+                raise PlanInfeasible(
+                    f"table {name!r}: {what} at rows [{low}, {high}); segments must join end to begin"
+                )
             place = segment.end
         if place != self.num_rows:
             raise PlanInfeasible(
@@ -369,7 +373,9 @@ class Hardware(Document):
         known = {tier.value for tier in Tier}
         for tier, size in self.capacity_bytes.items():
             if tier not in known or size < 0:
-                raise ConfigError(f"hardware: capacity_bytes {tier}={size}; tiers are {sorted(known)}, bytes >= 0")
+                raise ConfigError(
+                    f"hardware: capacity_bytes {tier}={size}; tiers are {sorted(known)}, bytes >= 0"
+                )
 
     def body(self) -> dict[str, Any]:
         return {
@@ -386,7 +392,9 @@ class Hardware(Document):
             fingerprint=take(body, "fingerprint", dict, where),
             measured_at=take(body, "measured_at", str, where),
             capacity_bytes=take(body, "capacity_bytes", dict, where),
-            measurements=tuple(Measurement.from_json(m, f"{where}: measurements[{i}]") for i, m in enumerate(measurements)),
+            measurements=tuple(
+                Measurement.from_json(m, f"{where}: measurements[{i}]") for i, m in enumerate(measurements)
+            ),
         )
 
 

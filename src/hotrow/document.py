@@ -20,7 +20,9 @@ def take(value: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
     if key not in value:
-        raise FormatError(f"{where}: missing field {key!r}; it has {', '.join(sorted(map(str, value))) or 'none'}")
+        raise FormatError(
+            f"{where}: missing field {key!r}; it has {', '.join(sorted(map(str, value))) or 'none'}"
+        )
     item = value[key]
     if isinstance(kind, type) and issubclass(kind, Enum):
         try:
@@ -62,7 +64,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise FormatError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+        raise FormatError(
+            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
     if not isinstance(value, dict):
         raise FormatError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -107,7 +111,9 @@ class Document:
             raise type(error)(f"{where}: {error}") from error
         unknown = sorted(set(value) - set(document.to_json()))
         if unknown:
-            raise FormatError(f"{where}: unknown field {unknown[0]!r}; remove it, or use the hotrow that wrote it")
+            raise FormatError(
+                f"{where}: unknown field {unknown[0]!r}; remove it, or use the hotrow that wrote it"
+            )
         return document
 
     def save(self, path: str | Path) -> None:

@@ -17,7 +17,9 @@ def _check(name: str, value: float, low: float, *, open_low: bool = False, high:
     inside = (value > low if open_low else value >= low) and value < high
     if not inside or math.isnan(value):
         sign = ">" if open_low else ">="
-        raise ConfigError(f"optimizer: {name}={value} is not allowed; give a number {sign} {low} and < {high}")
+        raise ConfigError(
+            f"optimizer: {name}={value} is not allowed; give a number {sign} {low} and < {high}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

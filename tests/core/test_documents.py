@@ -52,7 +52,12 @@ def example_plan() -> Plan:
 
 def example_hardware() -> Hardware:
     reads = Measurement(
-        what="ssd_read", unit="GiB/s", value=0.32, low=0.31, high=0.33, arguments={"bytes": 4096, "queue_depth": 64}
+        what="ssd_read",
+        unit="GiB/s",
+        value=0.32,
+        low=0.31,
+        high=0.33,
+        arguments={"bytes": 4096, "queue_depth": 64},
     )
     return Hardware(
         fingerprint={"cpu": "example", "num_cores": 2},
@@ -115,7 +120,9 @@ def test_bad_documents_are_refused_by_name(name: str, tmp_path: Path) -> None:
 
     refused(json.dumps(value | {"format_version": 99}), "format_version 99 is unknown")
     refused(json.dumps(value | {"format": "hotrow-soup"}), "this is a 'hotrow-soup' file")
-    refused(json.dumps({k: v for k, v in value.items() if k != "tables" and k != "fingerprint"}), "missing field")
+    refused(
+        json.dumps({k: v for k, v in value.items() if k != "tables" and k != "fingerprint"}), "missing field"
+    )
     refused(json.dumps(value | {"surprise": 1}), "unknown field 'surprise'")
     refused(json.dumps(value)[:-5], "not JSON: .* at line")
     refused("[1]", "expected a JSON object, found list")
@@ -176,7 +183,9 @@ def test_plans_name_what_is_wrong() -> None:
         lambda: TableProfile(num_rows=1, num_lookups=1, num_distinct_rows=1, heat_curve=((1, 0.9), (2, 0.5))),
         lambda: EmbeddingBagConfig(num_embeddings=0, embedding_dim=4, name="t"),
         lambda: EmbeddingBagConfig(num_embeddings=5, embedding_dim=4, name="t", feature_names=["a", "a"]),
-        lambda: EmbeddingBagConfig(num_embeddings=5, embedding_dim=4, weight_init_min=1.0, weight_init_max=0.0),
+        lambda: EmbeddingBagConfig(
+            num_embeddings=5, embedding_dim=4, weight_init_min=1.0, weight_init_max=0.0
+        ),
     ],
 )
 def test_wrong_values_raise_on_construction(make: Any) -> None:

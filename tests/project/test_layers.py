@@ -73,7 +73,9 @@ def test_sizes(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             lines = (node.end_lineno or 0) - node.lineno + 1
-            assert f"{name}:{node.name}" in LONG_FUNCTIONS or lines <= 80, f"{name}: {node.name} has {lines} lines"
+            assert f"{name}:{node.name}" in LONG_FUNCTIONS or lines <= 80, (
+                f"{name}: {node.name} has {lines} lines"
+            )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "native").rglob("*.[ch]*")), ids=lambda p: p.name)
@@ -88,7 +90,9 @@ def test_only_env_reads_the_environment_and_nothing_pickles(path: Path) -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and part_of(path) != "env":
             raise AssertionError(f"{path}:{node.lineno}: read the environment in env.py")
         if isinstance(node, ast.ExceptHandler):
-            broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+            broad = node.type is None or (
+                isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            )
             assert not broad or part_of(path) == "cli", f"{path}:{node.lineno}: broad except"
         if isinstance(node, ast.Global):
             raise AssertionError(f"{path}:{node.lineno}: no global state")
