@@ -1,0 +1,389 @@
+"""One shard: a file of uncompressed little-endian columns that a reader maps and slices without decoding.
+
+Layout: 8 bytes magic, u32 header length, u32 CRC-32 of the header, the header (JSON, padded with blanks), then the
+columns, each beginning at a multiple of 64 bytes. The header lists every column with offset, type, shape and CRC-32.
+Columns, for n samples::
+
+    sparse:<feature>    int32|int64 [n], or [number of ids] for a multi-valued feature
+    offsets:<feature>   int64 [n + 1], multi-valued features only; ids of sample i are values[offsets[i]:offsets[i + 1]]
+    dense               float32 [n, number of dense columns]
+    labels              float32 [n, number of labels]
+    weights             float32 [n], only if the dataset has sample weights
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hotrow.data.manifest import DatasetManifest, FeatureInfo, ShardInfo
+from hotrow.document import take
+from hotrow.errors import DataError, FormatError, StorageError
+
+MAGIC = b"HOTROWSH"
+FORMAT_VERSION = 1
+_PREFIX = struct.Struct("<8sII")
+_ALIGNMENT = 64
+_MAX_HEADER_BYTES = 64 << 20
+_NO_CHECKSUM = "0" * 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Where one column lies in its shard."""
+
+    name: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    checksum: str = _NO_CHECKSUM
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry along the first axis."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape[1:], dtype=np.int64))
+
+    @property
+    def num_bytes(self) -> int:
+        return self.shape[0] * self.row_bytes
+
+
+def _columns(
+    manifest: DatasetManifest, num_samples: int, num_values: Mapping[str, int]
+) -> list[tuple[str, str, tuple[int, ...]]]:
+    columns: list[tuple[str, str, tuple[int, ...]]] = []
+    for feature in manifest.features:
+        num_ids = num_values[feature.name] if feature.is_multi_valued else num_samples
+        columns.append((f"sparse:{feature.name}", f"<i{4 if feature.id_type == 'int32' else 8}", (num_ids,)))
+        if feature.is_multi_valued:
+            columns.append((f"offsets:{feature.name}", "<i8", (num_samples + 1,)))
+    columns.append(("dense", "<f4", (num_samples, len(manifest.dense_names))))
+    columns.append(("labels", "<f4", (num_samples, len(manifest.label_names))))
+    if manifest.has_weights:
+        columns.append(("weights", "<f4", (num_samples,)))
+    return columns
+
+
+def _feature_json(feature: FeatureInfo) -> dict[str, Any]:
+    return {
+        "name": feature.name,
+        "num_rows": feature.num_rows,
+        "order_id": feature.order_id,
+        "vocabulary_id": feature.vocabulary_id,
+    }
+
+
+def _header_bytes(
+    manifest: DatasetManifest, num_samples: int, num_values: Mapping[str, int], checksums: Mapping[str, str]
+) -> tuple[bytes, list[Column]]:
+    """The header and the columns it lists; its length does not depend on the checksums."""
+    shapes = _columns(manifest, num_samples, num_values)
+    length = 0
+    while (
+        True
+    ):  # offsets depend on the header's length and the length on the digits of the offsets: settles at once
+        columns, end = [], _align(_PREFIX.size + length)
+        for name, dtype, shape in shapes:
+            checksum = checksums.get(name, _NO_CHECKSUM)
+            columns.append(Column(name=name, offset=end, dtype=dtype, shape=shape, checksum=checksum))
+            end = _align(end + columns[-1].num_bytes)
+        header = {
+            "format": "hotrow-shard",
+            "format_version": FORMAT_VERSION,
+            "num_samples": num_samples,
+            "num_bytes": end,
+            "features": [_feature_json(f) for f in manifest.features],
+            "dense_names": list(manifest.dense_names),
+            "label_names": list(manifest.label_names),
+            "columns": [
+                {
+                    "name": c.name,
+                    "offset": c.offset,
+                    "dtype": c.dtype,
+                    "shape": list(c.shape),
+                    "checksum": c.checksum,
+                }
+                for c in columns
+            ],
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        if len(text) <= length:
+            return text.ljust(length), columns
+        length = len(text) + _ALIGNMENT
+
+
+def _align(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+class ShardWriter:
+    """Writes one shard column by column, in any order of columns; the rows of a column in order.
+
+    The file has its full size from the start, so a full disk is met here and not at the last column. A shard that
+    was not finished has no valid header and is refused by readers. With ``resume`` the bytes already there are kept
+    and ``checksums`` are those of the finished columns. Raises StorageError naming the path.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        manifest: DatasetManifest,
+        num_samples: int,
+        num_values: Mapping[str, int] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._manifest, self._num_samples = manifest, num_samples
+        self._num_values = dict(num_values or {})
+        header, columns = _header_bytes(manifest, num_samples, self._num_values, {})
+        self._columns = {column.name: column for column in columns}
+        self._crcs = dict.fromkeys(self._columns, 0)
+        self._num_written = dict.fromkeys(self._columns, 0)
+        last = columns[-1]
+        self._num_bytes = _align(last.offset + last.num_bytes)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._fd, self._num_bytes)
+            os.posix_fallocate(self._fd, 0, self._num_bytes)
+        except OSError as error:
+            raise _storage_error(self.path, f"reserve {self._num_bytes} bytes", error) from error
+
+    def restore(self, checksums: Mapping[str, str]) -> None:
+        """Take columns as written earlier (after a kill), with the checksums they had."""
+        for name, checksum in checksums.items():
+            self._crcs[name] = int(checksum, 16)
+            self._num_written[name] = self._columns[name].shape[0]
+
+    def append(self, name: str, values: NDArray[Any]) -> None:
+        """Write the next entries of column ``name``, cast to the column's type."""
+        column = self._columns[name]
+        data = np.ascontiguousarray(values, dtype=column.dtype).reshape(-1, *column.shape[1:])
+        done = self._num_written[name]
+        if done + data.shape[0] > column.shape[0]:
+            raise DataError(
+                f"{self.path}: column {name!r} has {column.shape[0]} entries, {done + data.shape[0]} given"
+            )
+        if data.nbytes:
+            view = memoryview(data.reshape(-1).view(np.uint8))
+            self._crcs[name] = zlib.crc32(view, self._crcs[name])
+            self._write(view, column.offset + done * column.row_bytes)
+        self._num_written[name] = done + data.shape[0]
+
+    def checksum(self, name: str) -> str:
+        """CRC-32 of what column ``name`` holds so far."""
+        return f"{self._crcs[name]:08x}"
+
+    def finish(self, directory: str | Path) -> ShardInfo:
+        """Write the header, fsync and close. The file's name in the result is relative to ``directory``."""
+        for name, column in self._columns.items():
+            if self._num_written[name] != column.shape[0]:
+                raise DataError(
+                    f"{self.path}: column {name!r} has {self._num_written[name]} of {column.shape[0]} entries"
+                )
+        checksums = {name: self.checksum(name) for name in self._columns}
+        header, _ = _header_bytes(self._manifest, self._num_samples, self._num_values, checksums)
+        checksum = zlib.crc32(header)
+        self._write(memoryview(_PREFIX.pack(MAGIC, len(header), checksum) + header), 0)
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _storage_error(self.path, "fsync", error) from error
+        self.close()
+        return ShardInfo(
+            file=self.path.relative_to(directory).as_posix(),
+            num_samples=self._num_samples,
+            num_bytes=self._num_bytes,
+            checksum=f"{checksum:08x}",
+            num_values=self._num_values,
+        )
+
+    def close(self) -> None:
+        """Close the file; what was written stays for a later writer to restore."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        try:
+            while len(view):
+                num_bytes = os.pwrite(self._fd, view, offset)
+                view, offset = view[num_bytes:], offset + num_bytes
+        except OSError as error:
+            raise _storage_error(self.path, f"write {len(view)} bytes", error) from error
+
+
+def write_shard(
+    directory: str | Path, file: str, manifest: DatasetManifest, columns: Mapping[str, NDArray[Any]]
+) -> ShardInfo:
+    """Write one whole shard from arrays by column name (see the module's table)."""
+    num_samples = len(columns["labels"])
+    num_values = {f.name: len(columns[f"sparse:{f.name}"]) for f in manifest.features if f.is_multi_valued}
+    writer = ShardWriter(Path(directory) / file, manifest, num_samples, num_values)
+    try:
+        for name, values in columns.items():
+            writer.append(name, values)
+        return writer.finish(directory)
+    finally:
+        writer.close()
+
+
+class Shard:
+    """A shard mapped read-only. Arrays are views of the file: slice them, do not keep them past ``close``.
+
+    Opening checks size, header and that the shard belongs to the manifest (columns, orders, vocabularies);
+    ``verify`` reads all of it and checks every column. Raises FormatError naming the file, StorageError.
+    """
+
+    def __init__(
+        self, directory: str | Path, manifest: DatasetManifest, info: ShardInfo, *, verify: bool = False
+    ):
+        self.path = Path(directory) / info.file
+        self.num_samples = info.num_samples
+        self._map: mmap.mmap | None = _map_file(self.path, info.num_bytes)
+        try:
+            header = _read_header(self.path, self._map, info.checksum)
+            self._columns = _read_columns(self.path, header, manifest, info)
+        except FormatError:
+            self.close()
+            raise
+        if verify:
+            self.verify()
+
+    def sparse(self, feature: str) -> NDArray[Any]:
+        """Ids of a feature: int32 or int64, one per sample, or all ids of a multi-valued one in order of sample."""
+        return self._array(f"sparse:{feature}")
+
+    def offsets(self, feature: str) -> NDArray[np.int64]:
+        """Offsets [num_samples + 1] of a multi-valued feature into its ids, from 0."""
+        return self._array(f"offsets:{feature}")
+
+    @property
+    def dense(self) -> NDArray[np.float32]:
+        """[num_samples, number of dense columns]."""
+        return self._array("dense")
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """[num_samples, number of labels]."""
+        return self._array("labels")
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """[num_samples], or None if the dataset has no sample weights."""
+        return self._array("weights") if "weights" in self._columns else None
+
+    def verify(self) -> None:
+        """Check the CRC-32 of every column (about 1 s per GB). Raises FormatError naming file and column."""
+        for column in self._columns.values():
+            found = f"{zlib.crc32(memoryview(self._array(column.name).reshape(-1).view(np.uint8))):08x}"
+            if found != column.checksum:
+                raise FormatError(
+                    f"{self.path}: column {column.name!r} has checksum {found}, expected {column.checksum}; "
+                    "the file was altered, prepare the dataset again"
+                )
+
+    def close(self) -> None:
+        """Unmap the file; arrays still alive keep their pages until they die."""
+        self._map = None
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _array(self, name: str) -> NDArray[Any]:
+        column = self._columns.get(name)
+        if column is None:
+            raise FormatError(f"{self.path}: no column {name!r}; it has {', '.join(self._columns)}")
+        assert self._map is not None, "the shard is closed"
+        array: NDArray[Any] = np.ndarray(column.shape, np.dtype(column.dtype), self._map, column.offset)
+        return array
+
+
+def _map_file(path: Path, num_bytes: int) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != num_bytes or size < _PREFIX.size:
+                raise FormatError(
+                    f"{path}: {size} bytes, the manifest says {num_bytes}; truncated or altered"
+                )
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{path}: the manifest names this shard and it is missing; prepare again"
+        ) from error
+    except OSError as error:
+        raise _storage_error(path, "read", error) from error
+
+
+def _read_header(path: Path, data: mmap.mmap, checksum: str) -> dict[str, Any]:
+    magic, length, crc = _PREFIX.unpack_from(data, 0)
+    if magic != MAGIC or length > min(_MAX_HEADER_BYTES, len(data) - _PREFIX.size):
+        raise FormatError(
+            f"{path}: not a hotrow shard, or one that was not finished; prepare the dataset again"
+        )
+    text = data[_PREFIX.size : _PREFIX.size + length]
+    found = f"{zlib.crc32(text):08x}"
+    if found != f"{crc:08x}" or found != checksum:
+        raise FormatError(
+            f"{path}: header has checksum {found}, the manifest says {checksum}; altered or foreign"
+        )
+    header: dict[str, Any] = json.loads(text)
+    version = take(header, "format_version", int, str(path))
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"{path}: shard format_version {version} is unknown, this hotrow reads {FORMAT_VERSION}"
+        )
+    return header
+
+
+def _read_columns(
+    path: Path, header: Mapping[str, Any], manifest: DatasetManifest, info: ShardInfo
+) -> dict[str, Column]:
+    by_name = {take(f, "name", str, str(path)): f for f in take(header, "features", list, str(path))}
+    for feature in manifest.features:
+        found = by_name.get(feature.name)
+        if found is None:
+            raise FormatError(
+                f"{path}: no feature {feature.name!r}, which the manifest has; the shard is foreign"
+            )
+        for key, expected in _feature_json(feature).items():
+            if found.get(key) != expected:
+                raise FormatError(
+                    f"{path}: feature {feature.name!r} has {key} {found.get(key)!r}, the manifest says {expected!r}; "
+                    "the shard is of another dataset"
+                )
+    listed = {
+        c["name"]: Column(**{**c, "shape": tuple(c["shape"])})
+        for c in take(header, "columns", list, str(path))
+    }
+    try:
+        expected_columns = _columns(manifest, info.num_samples, info.num_values)
+    except KeyError as error:
+        raise FormatError(f"{path}: the manifest has no num_values of feature {error}") from None
+    for name, dtype, shape in expected_columns:
+        column = listed.get(name)
+        if column is None or (column.dtype, column.shape) != (dtype, shape):
+            raise FormatError(f"{path}: column {name!r} is {column}, the manifest says {dtype} {list(shape)}")
+        if column.offset + column.num_bytes > info.num_bytes or column.offset < 0:
+            raise FormatError(f"{path}: column {name!r} ends after the file's {info.num_bytes} bytes")
+    return {name: listed[name] for name, _, _ in expected_columns}
+
+
+def _storage_error(path: Path, what: str, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot {what}: {error.strerror or error}")
