@@ -1,0 +1,2 @@
+#define HOTROW_BENCH_LEVEL serial
+#include "loops_impl.h"
