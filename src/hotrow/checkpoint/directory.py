@@ -1,0 +1,158 @@
+"""The checkpoints of one run: commit (atomic), list, prune, verify, open.
+
+A checkpoint is a directory ``step-<step>``. It is written under a name that begins with ``.tmp-``, every file and the
+directory are fsynced, then it is renamed and the parent fsynced: a reader sees all of it or none. Deleting renames to
+``.trash-`` first, for the same reason.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from hotrow.checkpoint.arrays import write_arrays
+from hotrow.checkpoint.manifest import MANIFEST_FILE, CheckpointManifest
+from hotrow.errors import ConfigError, FormatError, StorageError
+
+_NAME = re.compile(r"step-(\d{8,})")
+_LEFTOVERS = (".tmp-", ".trash-")
+
+
+class CheckpointDirectory:
+    """The directory that holds a run's checkpoints; created if need be. Raises StorageError naming the path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = -1
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _refused(self.path, "create", error) from error
+
+    def lock(self) -> None:
+        """Make this process the only writer until it ends, however it ends. Raises ConfigError if there is one."""
+        try:
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.unlock()
+            raise ConfigError(f"{self.path}: another run is writing here; wait for it or give another --out") from error
+        except OSError as error:
+            raise _refused(self.path, "lock", error) from error
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def clean(self) -> list[Path]:
+        """Delete what a killed run left half written or half deleted; returns what it was. Only under the lock."""
+        leftovers = [p for p in self._entries() if p.name.startswith(_LEFTOVERS)]
+        for path in leftovers:
+            _delete(path)
+        return leftovers
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending."""
+        matches = (_NAME.fullmatch(path.name) for path in self._entries())
+        return sorted(int(match.group(1)) for match in matches if match)
+
+    def at(self, step: int) -> Path:
+        """Directory of the checkpoint of that step."""
+        return self.path / f"step-{step:08d}"
+
+    def latest(self) -> Path | None:
+        """The checkpoint of the highest step, or None."""
+        steps = self.steps()
+        return self.at(steps[-1]) if steps else None
+
+    def commit(self, manifest: CheckpointManifest, files: Mapping[str, Mapping[str, Tensor]]) -> Path:
+        """Write a checkpoint: ``files`` maps file names to their arrays; ``manifest.files`` is filled in.
+
+        Raises StorageError, leaving every earlier checkpoint as it was.
+        """
+        final = self.at(manifest.step)
+        temporary = self.path / f".tmp-{final.name}-{os.getpid()}"
+        try:
+            _delete(temporary)
+            temporary.mkdir()
+            infos = tuple(write_arrays(temporary, file, arrays) for file, arrays in files.items())
+            replace(manifest, files=infos).save(temporary / MANIFEST_FILE)
+            for directory in {(temporary / info.file).parent for info in infos} | {temporary}:
+                sync_directory(directory)
+            if final.exists():
+                self._discard(final)
+            temporary.rename(final)
+            sync_directory(self.path)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, StorageError):
+                raise
+            raise _refused(final, "write", error) from error
+        return final
+
+    def prune(self, keep_last: int, keep_steps: tuple[int, ...] = ()) -> None:
+        """Delete all but the last ``keep_last`` checkpoints and those of ``keep_steps``."""
+        steps = self.steps()
+        for step in steps[: max(0, len(steps) - keep_last)]:
+            if step not in keep_steps:
+                self._discard(self.at(step))
+
+    def _discard(self, path: Path) -> None:
+        trash = self.path / f".trash-{path.name}-{os.getpid()}"
+        try:
+            path.rename(trash)
+        except OSError as error:
+            raise _refused(path, "delete", error) from error
+        _delete(trash)
+
+    def _entries(self) -> list[Path]:
+        try:
+            return sorted(path for path in self.path.iterdir() if path.is_dir())
+        except OSError as error:
+            raise _refused(self.path, "list", error) from error
+
+
+def open_checkpoint(path: str | Path) -> tuple[Path, CheckpointManifest]:
+    """The checkpoint at ``path``: a checkpoint's own directory, or one that holds checkpoints (the latest is taken).
+
+    Raises FormatError if there is none, or its manifest is not one.
+    """
+    path = Path(path)
+    for candidate in (path, path / "checkpoints"):
+        if (candidate / MANIFEST_FILE).is_file():
+            return candidate, CheckpointManifest.load(candidate / MANIFEST_FILE)
+        if candidate.is_dir() and (latest := CheckpointDirectory(candidate).latest()):
+            return latest, CheckpointManifest.load(latest / MANIFEST_FILE)
+    what = "no checkpoint here" if path.exists() else "no such directory"
+    raise FormatError(f"{path}: {what}; give a run's directory or one of its checkpoints/step-... directories")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refused(path, "delete", error) from error
+
+
+def _refused(path: Path, what: str, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot {what}: {error.strerror or error}")

@@ -1,0 +1,155 @@
+"""Configuration of a training run: the sections of a recipe's TOML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from hotrow.config import Range
+from hotrow.core import DataType
+from hotrow.errors import ConfigError
+from hotrow.models import DCNv2Config, DLRMConfig
+from hotrow.optim import OPTIMIZERS, Optimizer
+
+Positive = Annotated[int, Range(ge=1)]
+Rate = Annotated[float, Range(ge=0, lt=1e6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the samples come from.
+
+    dir: a directory that ``hotrow prepare`` made. source, options: what to prepare if there is none (used by
+    ``hotrow quickstart`` and told in the error of ``hotrow train``). features: the features to use, all if empty.
+    shuffle_samples: size of the shuffle buffer, 0 for the order on disk.
+    """
+
+    dir: str | None = None
+    source: str | None = None
+    features: tuple[str, ...] = ()
+    shuffle_samples: Annotated[int, Range(ge=0)] = 262144
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingsConfig:
+    """The tables, one per feature.
+
+    dim: elements per row; dims: other widths by feature. data_type: precision of the rows. init_bound: initial values
+    are uniform within ± this; by default within ± 1/sqrt(rows of the table).
+    """
+
+    dim: Positive = 16
+    dims: dict[str, Positive] = field(default_factory=dict)
+    data_type: Literal["FP32", "BF16"] = "FP32"
+    init_bound: Annotated[float, Range(ge=0)] | None = None
+
+    def row_type(self) -> DataType:
+        return DataType(self.data_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseOptimizerConfig:
+    """The fused optimizer of the rows. A key that the kind does not have must be left out."""
+
+    kind: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
+    lr: Rate = 0.02
+    weight_decay: Rate = 0.0
+    max_grad_norm: Rate = 0.0
+    eps: Rate | None = None
+    beta1: Annotated[float, Range(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Range(ge=0, lt=1)] | None = None
+
+    def __post_init__(self) -> None:
+        known = OPTIMIZERS[self.kind].__dataclass_fields__
+        for key in ("eps", "beta1", "beta2"):
+            if getattr(self, key) is not None and key not in known:
+                raise ConfigError(f"{key} is not an option of {self.kind!r}; leave it out or choose another kind")
+
+    def build(self) -> Optimizer:
+        """The specification that an EmbeddingBagCollection takes."""
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        options["max_grad_norm"] = self.max_grad_norm
+        options |= {k: v for k in ("eps", "beta1", "beta2") if (v := getattr(self, k)) is not None}
+        return OPTIMIZERS[self.kind](**options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOptimizerConfig:
+    """The optimizer of the dense part, one of torch's. A key that the kind does not have must be left out."""
+
+    kind: Literal["adagrad", "adam", "sgd"] = "adam"
+    lr: Rate = 0.001
+    weight_decay: Rate = 0.0
+    eps: Rate | None = None
+    beta1: Annotated[float, Range(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Range(ge=0, lt=1)] | None = None
+    momentum: Annotated[float, Range(ge=0, lt=1)] | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {"adagrad": ("eps",), "adam": ("eps", "beta1", "beta2"), "sgd": ("momentum",)}[self.kind]
+        for key in ("eps", "beta1", "beta2", "momentum"):
+            if getattr(self, key) is not None and key not in allowed:
+                raise ConfigError(f"{key} is not an option of {self.kind!r}; leave it out or choose another kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and how fast.
+
+    Length: ``epochs``, or ``steps`` if given. The learning rates of rows and dense part rise linearly over
+    ``warmup_steps``, then stay (``none``) or fall to ``final_lr`` times their value at the last step, from
+    ``decay_start`` (share of all steps) on. bf16: autocast of the dense part. threads: torch's, None for its default.
+    """
+
+    batch_size: Positive = 8192
+    epochs: Positive = 1
+    steps: Positive | None = None
+    warmup_steps: Annotated[int, Range(ge=0)] = 0
+    decay: Literal["none", "linear", "cosine"] = "none"
+    decay_start: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    final_lr: Annotated[float, Range(ge=0, le=1)] = 0.0
+    bf16: bool = False
+    threads: Positive | None = None
+    log_every: Positive = 100
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """When to evaluate and on what. every_steps: 0 for at the end only. final_splits: evaluated once more at the end."""
+
+    every_steps: Annotated[int, Range(ge=0)] = 0
+    split: Literal["train", "valid", "test"] = "valid"
+    final_splits: tuple[Literal["train", "valid", "test"], ...] = ("valid", "test")
+    batch_size: Positive = 16384
+    max_samples: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep. every_steps: 0 for at the end only. keep_best: by AUC of ``evaluation.split``."""
+
+    every_steps: Annotated[int, Range(ge=0)] = 0
+    keep_last: Positive = 2
+    keep_best: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the numbers of a run, and how it reports them."""
+
+    name: str = "run"
+    description: str = ""
+    seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: DLRMConfig | DCNv2Config = field(default_factory=DLRMConfig)
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    sparse_optimizer: SparseOptimizerConfig = field(default_factory=SparseOptimizerConfig)
+    dense_optimizer: DenseOptimizerConfig = field(default_factory=DenseOptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+FREE_KEYS = ("name", "description", "data.dir", "data.source", "evaluation.", "checkpoint.", "training.tensorboard")
+"""Keys that may change when a run is resumed, because no trained number depends on them."""
