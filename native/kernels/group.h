@@ -6,22 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hotrow/update_kernels.h"
+
 namespace hotrow {
-
-// One occurrence of a slot. High 32 bits: slot; low 32 bits: where its gradient is (meaning set by the collector).
-using Occurrence = uint64_t;
-
-inline Occurrence pack_occurrence(uint32_t slot, uint32_t source) {
-  return (static_cast<uint64_t>(slot) << 32) | source;
-}
-inline uint32_t occurrence_slot(Occurrence o) { return static_cast<uint32_t>(o >> 32); }
-inline uint32_t occurrence_source(Occurrence o) { return static_cast<uint32_t>(o); }
-
-// All occurrences of one slot: sorted[begin, next run's begin). One closing run follows the last.
-struct Run {
-  uint32_t slot;
-  uint32_t begin;
-};
 
 inline constexpr int kMaxPasses = 4;
 inline constexpr int kMaxDigitBits = 11;
@@ -40,12 +27,6 @@ struct GroupBuffers {
   Occurrence* spare;        // [capacity]
   Run* runs;                // [capacity + 1]
   uint32_t* counters;       // [kMaxPasses << kMaxDigitBits]
-};
-
-struct Groups {
-  const Occurrence* sorted;
-  const Run* runs;
-  size_t num_runs;
 };
 
 // Sort the occurrences by slot, keeping the order of equal slots, and find the runs.

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "hotrow/inline.h"
+
 namespace hotrow {
 
 // What the numbers are for; numbers of different purposes are independent.
@@ -21,7 +23,7 @@ struct RowKey {
   uint32_t high;
 };
 
-inline uint64_t chain_key(uint64_t key, uint64_t value) {
+HOTROW_INLINE uint64_t chain_key(uint64_t key, uint64_t value) {
   uint64_t z = (key ^ value) + 0x9E3779B97F4A7C15ull;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
@@ -29,17 +31,17 @@ inline uint64_t chain_key(uint64_t key, uint64_t value) {
 }
 
 // The part of the key that all rows of a table share in one step.
-inline uint64_t step_key(RandomPurpose purpose, uint64_t seed, uint64_t table_key, uint64_t step) {
+HOTROW_INLINE uint64_t step_key(RandomPurpose purpose, uint64_t seed, uint64_t table_key, uint64_t step) {
   const uint64_t key = chain_key(chain_key(static_cast<uint64_t>(purpose), seed), table_key);
   return chain_key(key, step);
 }
 
-inline RowKey row_key(uint64_t step_key, uint64_t row_id) {
+HOTROW_INLINE RowKey row_key(uint64_t step_key, uint64_t row_id) {
   const uint64_t key = chain_key(step_key, row_id);
   return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
 }
 
-inline uint32_t column_bits(RowKey key, uint32_t column) {
+HOTROW_INLINE uint32_t column_bits(RowKey key, uint32_t column) {
   uint32_t x = key.low + column * kColumnStep;
   x = (x ^ (x >> 16)) * kColumnMultiplier0;
   x ^= key.high;
