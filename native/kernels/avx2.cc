@@ -1,11 +1,10 @@
 #include "vec_avx2.h"
-// The vector header comes first: the templates below are written over it.
+// The vector header comes first: the templates are written over it.
 #include "levels.h"
 #include "lookup.inc.h"
-#include "update.inc.h"
 
 namespace hotrow {
 
-const KernelTable kAvx2Kernels = {"avx2", make_lookup_kernels(), make_update_kernels()};
+const KernelTable kAvx2Kernels = {"avx2", make_lookup_kernels()};
 
 }  // namespace hotrow

@@ -1,11 +1,10 @@
 #include "vec_neon.h"
-// The vector header comes first: the templates below are written over it.
+// The vector header comes first: the templates are written over it.
 #include "levels.h"
 #include "lookup.inc.h"
-#include "update.inc.h"
 
 namespace hotrow {
 
-const KernelTable kNeonKernels = {"neon", make_lookup_kernels(), make_update_kernels()};
+const KernelTable kNeonKernels = {"neon", make_lookup_kernels()};
 
 }  // namespace hotrow

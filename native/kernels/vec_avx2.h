@@ -11,6 +11,8 @@
 namespace hotrow {
 namespace {
 
+inline constexpr int kMaxVectors = 8;  // vectors of one row summed in registers at once
+
 struct F32x16 {
   __m256 low, high;
 };

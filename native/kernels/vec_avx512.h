@@ -1,7 +1,11 @@
 // Sixteen fp32 lanes in one AVX-512 register. The contract of every vec_*.h is written in vec_serial.h.
 #pragma once
 
+// GCC 12 takes the deliberately undefined operands inside its own intrinsics for uninitialised variables.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #include <cstdint>
 #include <cstring>
@@ -10,6 +14,8 @@
 
 namespace hotrow {
 namespace {
+
+inline constexpr int kMaxVectors = 8;  // vectors of one row summed in registers at once
 
 struct F32x16 {
   __m512 v;

@@ -10,6 +10,8 @@
 namespace hotrow {
 namespace {
 
+inline constexpr int kMaxVectors = 4;  // vectors of one row summed in registers at once
+
 struct F32x16 {
   float32x4_t part[4];
 };

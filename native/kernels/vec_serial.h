@@ -16,6 +16,8 @@
 namespace hotrow {
 namespace {
 
+inline constexpr int kMaxVectors = 1;  // vectors of one row summed at once; each costs sixteen registers or stack slots
+
 struct F32x16 {
   float lane[16];
 };

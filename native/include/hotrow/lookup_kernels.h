@@ -6,15 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace hotrow {
+#include "hotrow/row_type.h"
 
-enum class RowType : int32_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
-inline constexpr int kNumRowTypes = 3;
+namespace hotrow {
 
 /// Which cache a software prefetch aims at.
 enum class PrefetchLevel : int32_t { kL1 = 1, kL2 = 2, kL3 = 3 };
 
-/// An arena of rows. An int8 row is `dim` bytes followed by its fp32 scale and fp32 bias.
+/// An arena of rows.
 struct TableView {
   const std::byte* rows = nullptr;
   int64_t num_rows = 0;
