@@ -1,3 +1,127 @@
-"""hotrow: train and serve recommendation models whose embedding tables outgrow fast memory."""
+"""hotrow: train and serve recommendation models whose embedding tables outgrow fast memory.
+
+The public names. Each is imported from its module on first use, so that ``import hotrow`` itself costs little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hotrow import optim
+    from hotrow.core import (
+        AccessProfile,
+        CacheSpec,
+        DataType,
+        EmbeddingBagConfig,
+        EmbeddingConfig,
+        Hardware,
+        Owner,
+        Plan,
+        PoolingType,
+        Representation,
+        Segment,
+        TablePlan,
+        Tier,
+    )
+    from hotrow.embedding import EmbeddingBagCollection, EmbeddingCollection, replace_embeddings
+    from hotrow.errors import (
+        ConfigError,
+        DataError,
+        FormatError,
+        HotrowError,
+        IdOutOfRange,
+        NativeUnavailable,
+        PlanInfeasible,
+        StorageError,
+    )
+    from hotrow.jagged import Batch, JaggedTensor, KeyedJaggedTensor, KeyedTensor
+
+_MODULE_OF = {
+    **dict.fromkeys(
+        (
+            "AccessProfile",
+            "CacheSpec",
+            "DataType",
+            "EmbeddingBagConfig",
+            "EmbeddingConfig",
+            "Hardware",
+            "Owner",
+            "Plan",
+            "PoolingType",
+            "Representation",
+            "Segment",
+            "TablePlan",
+            "Tier",
+        ),
+        "hotrow.core",
+    ),
+    **dict.fromkeys(
+        ("EmbeddingBagCollection", "EmbeddingCollection", "replace_embeddings"), "hotrow.embedding"
+    ),
+    **dict.fromkeys(
+        (
+            "ConfigError",
+            "DataError",
+            "FormatError",
+            "HotrowError",
+            "IdOutOfRange",
+            "NativeUnavailable",
+            "PlanInfeasible",
+            "StorageError",
+        ),
+        "hotrow.errors",
+    ),
+    **dict.fromkeys(("Batch", "JaggedTensor", "KeyedJaggedTensor", "KeyedTensor"), "hotrow.jagged"),
+}
+
+__all__ = [
+    "AccessProfile",
+    "Batch",
+    "CacheSpec",
+    "ConfigError",
+    "DataError",
+    "DataType",
+    "EmbeddingBagCollection",
+    "EmbeddingBagConfig",
+    "EmbeddingCollection",
+    "EmbeddingConfig",
+    "FormatError",
+    "Hardware",
+    "HotrowError",
+    "IdOutOfRange",
+    "JaggedTensor",
+    "KeyedJaggedTensor",
+    "KeyedTensor",
+    "NativeUnavailable",
+    "Owner",
+    "Plan",
+    "PlanInfeasible",
+    "PoolingType",
+    "Representation",
+    "Segment",
+    "StorageError",
+    "TablePlan",
+    "Tier",
+    "__version__",
+    "optim",
+    "replace_embeddings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "optim":
+        return import_module("hotrow.optim")
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'hotrow' has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,105 @@
+"""EmbeddingBagCollection: pooled lookups of many tables in one call, trained in its own backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from hotrow.core import DataType, EmbeddingBagConfig, Plan, PoolingType
+from hotrow.embedding.collection import Collection, check_kind, check_seed
+from hotrow.embedding.store import TableStore
+from hotrow.embedding.tables import check_device, check_plan, check_tables, store_rows
+from hotrow.errors import ConfigError
+from hotrow.jagged import KeyedJaggedTensor, KeyedTensor
+from hotrow.optim import Optimizer, RowWiseAdagrad
+
+DEFAULT_OPTIMIZER = RowWiseAdagrad(lr=0.01)
+
+
+class EmbeddingBagCollection(Collection):
+    """Embedding tables whose rows are pooled per bag. Names and argument order are TorchRec's.
+
+    ``forward(features)`` takes a KeyedJaggedTensor (hotrow's or TorchRec's) and returns a KeyedTensor, fp32
+    ``[B, sum of dims]``, features in the order of ``tables`` and then of ``feature_names``. The input may have its
+    keys in any order, and more of them. The backward applies ``optimizer`` once to each row that was looked up:
+    gradients of a row are summed in order of feature, sample, position. Each backward of each forward is one update;
+    a forward whose backward never runs changes nothing. Rows are not in ``parameters()``.
+
+    tables: one configuration per table. is_weighted: multiply each row by the input's weight; the weights get their
+    gradient (with the rows as they are when the backward runs). device: CPU. plan: where rows live; this version
+    runs plans that keep every table in DRAM. optimizer: None makes rows ordinary parameters with sparse gradients,
+    for accumulation, clipping or any torch optimizer. storage_dir: for plans with rows on ssd. seed: initial values
+    are functions of (seed, table name, row id).
+
+    Raises ConfigError for tables, plan, device or seed that cannot be run; ``forward`` raises DataError for a missing
+    feature or lengths that do not add up, IdOutOfRange for an id outside its table (rows stay as they were).
+    """
+
+    MODULES_NAME = "embedding_bags"
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingBagConfig],
+        is_weighted: bool = False,
+        device: torch.device | str | None = None,
+        *,
+        plan: Plan | None = None,
+        optimizer: Optimizer | None = DEFAULT_OPTIMIZER,
+        storage_dir: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_kind(tables, EmbeddingBagConfig, "EmbeddingBagCollection")
+        check_tables(tables)
+        for table in tables:
+            if table.pooling is PoolingType.NONE:
+                raise ConfigError(
+                    f"table {table.name!r}: pooling NONE; use EmbeddingCollection for rows without pooling"
+                )
+        check_device(device)
+        check_plan(tables, plan, storage_dir)
+        super().__init__(TableStore(tables, optimizer, check_seed(seed)))
+        self._is_weighted = is_weighted
+        self._configs = list(tables)
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        values = features.values()
+        self._check_ids(values)
+        weights = self._weights_of(features, self._is_weighted)
+        keys = features.keys()
+        pooled = self._lookup(values, features.offsets(), weights, self._select(keys), len(keys))
+        return KeyedTensor(self._feature_names, self._dims, pooled)
+
+    def is_weighted(self) -> bool:
+        return self._is_weighted
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        return self._configs
+
+    def quantize(self) -> EmbeddingBagCollection:
+        """The same tables as INT8 rows (scale and bias per row): a new collection for inference; its backward raises.
+
+        Rows of tables that are INT8 already are copied.
+        """
+        tables = [replace(table, data_type=DataType.INT8, init_fn=None) for table in self._configs]
+        rows: list[Tensor] = []
+        for table, target, source in zip(self._configs, tables, self._store.group.rows):
+            rows.append(source.clone() if table.data_type is DataType.INT8 else store_rows(source, target))
+        return self._from_store(
+            tables, self._is_weighted, TableStore(tables, self.optimizer, self.seed, rows)
+        )
+
+    @classmethod
+    def _from_store(cls, tables: Sequence[EmbeddingBagConfig], is_weighted: bool, store: TableStore) -> Self:
+        """A collection over rows that exist already."""
+        found = cls.__new__(cls)
+        Collection.__init__(found, store)
+        found._is_weighted, found._configs = is_weighted, list(tables)
+        return found
+
+    def extra_repr(self) -> str:
+        return f"is_weighted={self._is_weighted}, optimizer={self.optimizer}, seed={self.seed}"

@@ -1,0 +1,80 @@
+"""The part that the pooled and the unpooled collection have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from hotrow.core import EmbeddingConfig
+from hotrow.embedding.module import TableModule, TableRows
+from hotrow.embedding.store import TableStore
+from hotrow.errors import ConfigError, DataError
+from hotrow.jagged import KeyedJaggedTensor
+
+
+class Collection(TableModule):
+    """Several tables read through one ``KeyedJaggedTensor``. Not for direct use."""
+
+    MODULES_NAME = ""
+    """Name of the ``ModuleDict`` of tables, as in TorchRec: it makes the keys of ``state_dict``."""
+
+    def __init__(self, store: TableStore) -> None:
+        super().__init__(store)
+        self._feature_names = [feature.name for feature in store.features]
+        self._dims = store.output_dims
+        tables = nn.ModuleDict()
+        for index, table in enumerate(store.tables):
+            if store.optimizer is None:
+                store.rows[index] = nn.Parameter(
+                    store.rows[index], requires_grad=store.rows[index].is_floating_point()
+                )
+            tables[table.name] = TableRows(table, store.rows[index])
+        self.add_module(self.MODULES_NAME, tables)
+
+    def _tables(self) -> nn.ModuleDict:
+        found = self._modules[self.MODULES_NAME]
+        assert isinstance(found, nn.ModuleDict)
+        return found
+
+    def _parameters_in_order(self) -> list[Tensor]:
+        return [rows.weight for rows in self._tables().values()]  # type: ignore[misc]
+
+    def close(self) -> None:
+        super().close()
+        self._tables().clear()
+
+    def _select(self, keys: Sequence[str]) -> tuple[int, ...]:
+        """The input's key for each feature; empty if the input has just these features in this order."""
+        if list(keys) == self._input_keys:
+            return ()
+        missing = [key for key in self._input_keys if key not in keys]
+        if missing:
+            raise DataError(f"features {missing} are missing from the input, which has {list(keys)}")
+        return tuple(list(keys).index(key) for key in self._input_keys)
+
+    def _weights_of(self, features: KeyedJaggedTensor, is_weighted: bool) -> Tensor | None:
+        if not is_weighted:
+            return None
+        weights = features.weights_or_none()
+        if weights is None:
+            raise DataError("the collection has is_weighted=True but the input has no weights; give weights=")
+        return weights
+
+
+def check_seed(seed: int) -> int:
+    """A whole number of 63 bits; ConfigError otherwise."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise ConfigError(f"seed={seed!r} must be a whole number >= 0 and < 2**63")
+    return seed
+
+
+def check_kind(tables: Sequence[Any], kind: type[EmbeddingConfig], name: str) -> None:
+    """ConfigError unless every table is configured by ``kind``."""
+    for table in tables:
+        if not isinstance(table, kind):
+            raise ConfigError(
+                f"{name}: {type(table).__module__}.{type(table).__name__} is not a hotrow.{kind.__name__}; "
+                "convert TorchRec's with hotrow.interop.torchrec.from_torchrec_configs"
+            )

@@ -1,0 +1,286 @@
+"""What every module that owns tables shares: optimizer, state, and what may and may not be done to it as a module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from hotrow.core import DataType, EmbeddingConfig
+from hotrow.embedding.lookup import FusedPooled, Jagged, SparsePooled
+from hotrow.embedding.store import TableStore
+from hotrow.embedding.tables import INT8_TAIL_BYTES, store_rows
+from hotrow.errors import ConfigError, DataError
+from hotrow.kernels.library import pooled_lookup, register_target
+from hotrow.optim import Optimizer
+
+STATE_DICT_LIMIT_BYTES = 8 << 30
+"""``state_dict`` refuses rows above this size; raise a module's ``state_dict_limit_bytes`` to allow more."""
+
+
+class TableRows(nn.Module):
+    """The rows of one table, under the name that ``nn.EmbeddingBag`` gives them: ``weight``.
+
+    weight: the arena itself, or a Parameter over it if the rows are trained from outside. INT8 rows are uint8
+    ``[num_embeddings, dim + 8]``: elements, then scale and bias as fp32 bytes.
+    """
+
+    weight: Tensor
+
+    def __init__(self, table: EmbeddingConfig, weight: Tensor) -> None:
+        super().__init__()
+        self.table, self.weight = table, weight
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "weight"
+        if key not in state_dict:
+            missing_keys.append(key)
+            return
+        problem = load_weight(self.table, self.weight, state_dict[key])
+        if problem:
+            error_msgs.append(f"{key}: {problem}")
+        if strict:
+            unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k != key)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.table.data_type.value}"
+
+
+def load_weight(table: EmbeddingConfig, rows: Tensor, weight: Any) -> str | None:
+    """Copy a table's weight into its rows, rounding to their precision. Returns what is wrong with it, if anything."""
+    expected = [table.num_embeddings, table.embedding_dim]
+    if not isinstance(weight, Tensor):
+        return f"table {table.name!r}: found {type(weight).__name__}, expected a tensor {expected}"
+    packed = [table.num_embeddings, table.embedding_dim + INT8_TAIL_BYTES]
+    if table.data_type is DataType.INT8 and weight.dtype == torch.uint8 and list(weight.shape) == packed:
+        rows.copy_(weight)
+        return None
+    if list(weight.shape) != expected or not weight.is_floating_point():
+        return f"table {table.name!r}: found {weight.dtype} {list(weight.shape)}, expected floats {expected}"
+    with torch.no_grad():
+        store_rows(weight.to("cpu"), table, rows)
+    return None
+
+
+class TableModule(nn.Module):
+    """Base of the modules that own tables. Not for direct use."""
+
+    state_dict_limit_bytes = STATE_DICT_LIMIT_BYTES
+
+    def __init__(self, store: TableStore) -> None:
+        super().__init__()
+        self._attach(store)
+
+    def _attach(self, store: TableStore) -> None:
+        self._store = store
+        self._handle = register_target(store)
+        self._is_fused = store.optimizer is not None
+        self._input_keys = list(store.input_keys)
+        self._output_width = sum(store.output_dims)
+        self._anchor = torch.empty(0, requires_grad=self._is_fused)
+        self._clock = torch.zeros((), dtype=torch.int64)
+
+    def _parameters_in_order(self) -> list[Tensor]:
+        """The tables' parameters where there is no optimizer of our own."""
+        raise NotImplementedError
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer as it is now, learning rate included; None if rows are ordinary parameters."""
+        return self._store.optimizer
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update. May be set at any time. ConfigError with ``optimizer=None``."""
+        if self._store.optimizer is None:
+            raise ConfigError(
+                "lr: this module has optimizer=None; the rate belongs to the optimizer that trains it"
+            )
+        return self._store.optimizer.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._store.set_lr(value)
+
+    @property
+    def step(self) -> int:
+        """Number of backward passes that updated rows."""
+        return self._store.step
+
+    @property
+    def seed(self) -> int:
+        return self._store.seed
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def row_arrays(self) -> dict[str, Tensor]:
+        """Every table's rows and optimizer state, not copied: ``<table>.weight``, ``<table>.<state>``.
+
+        Writing to these tensors writes the rows. With ``random_state`` they are all that a checkpoint needs.
+        """
+        return self._store.arrays()
+
+    def load_row_arrays(self, arrays: Mapping[str, Tensor]) -> None:
+        """Copy in what ``row_arrays`` gave. Raises ConfigError naming an array that does not fit."""
+        with torch.no_grad():
+            self._store.load_arrays(arrays)
+
+    def random_state(self) -> dict[str, int]:
+        """``seed`` and ``step``: what random numbers (and Adam's bias correction) depend on besides table and row."""
+        return {"seed": self._store.seed, "step": self._store.step}
+
+    def load_random_state(self, state: Mapping[str, int]) -> None:
+        """Continue from what ``random_state`` gave. Raises ConfigError for other fields or negative numbers."""
+        if set(state) != {"seed", "step"} or any(not isinstance(v, int) or v < 0 for v in state.values()):
+            raise ConfigError(f"random state {dict(state)} must be seed and step, whole numbers >= 0")
+        self._store.seed, self._store.step = state["seed"], state["step"]
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The fused optimizer's state, not copied: ``{"name", "lr", "step", "state": {table: {name: tensor}}}``."""
+        optimizer = self._store.optimizer
+        if optimizer is None:
+            raise ConfigError(
+                "optimizer_state: this module has optimizer=None; save the optimizer that trains it"
+            )
+        tables = {table.name: dict(state) for table, state in zip(self._store.tables, self._store.state)}
+        return {"name": optimizer.name, "lr": optimizer.lr, "step": self._store.step, "state": tables}
+
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Copy in what ``optimizer_state`` gave. Raises ConfigError for another optimizer or other tables."""
+        optimizer = self._store.optimizer
+        if optimizer is None or state.get("name") != optimizer.name:
+            have = None if optimizer is None else optimizer.name
+            raise ConfigError(
+                f"optimizer state of {state.get('name')!r} for a module with optimizer {have!r}"
+            )
+        arrays = {
+            f"{t}.{name}": array for t, found in state["state"].items() for name, array in found.items()
+        }
+        weights = {name: rows for name, rows in self.row_arrays().items() if name.endswith(".weight")}
+        self.load_row_arrays({**weights, **arrays})
+        self._store.step = int(state["step"])
+        self.lr = state["lr"]
+
+    def close(self) -> None:
+        """Let the rows go. Every later use raises ConfigError."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _lookup(
+        self,
+        values: Tensor,
+        offsets: Tensor,
+        weights: Tensor | None,
+        selection: Sequence[int] = (),
+        num_keys: int | None = None,
+    ) -> Tensor:
+        """Pooled rows ``[B, W]`` with whatever the backward of this module does."""
+        num_keys = len(self._input_keys) if num_keys is None else num_keys
+        if not self._is_fused:
+            return self._sparse_lookup(values, offsets, weights, selection, num_keys)
+        if weights is not None:
+            weights = weights.float()
+        if torch.compiler.is_compiling():
+            return pooled_lookup(
+                self._anchor,
+                self._clock,
+                values,
+                offsets,
+                weights,
+                self._handle,
+                list(selection),
+                num_keys,
+                self._output_width,
+            )
+        return FusedPooled.apply(self._anchor, values, offsets, weights, self._store, selection, num_keys)  # type: ignore[no-any-return, no-untyped-call]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse gradients cannot be traced
+    def _sparse_lookup(
+        self, values: Tensor, offsets: Tensor, weights: Tensor | None, selection: Sequence[int], num_keys: int
+    ) -> Tensor:
+        parameters = self._bound_parameters()
+        jagged: Jagged = self._store.select(values, offsets, weights, selection, num_keys)
+        return SparsePooled.apply(self._store.group, jagged, jagged.weights, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _bound_parameters(self) -> list[Tensor]:
+        """The parameters, after making sure that the kernels read their present storage."""
+        parameters = self._parameters_in_order()
+        self._store.rebind(parameters)
+        return parameters
+
+    def _check_ids(self, values: Tensor) -> None:
+        """Raise DataError for ids of another dtype or device than the kernels read."""
+        if values.dtype not in (torch.int32, torch.int64):
+            raise DataError(f"ids of {', '.join(self._input_keys)} are {values.dtype}; give int32 or int64")
+        if values.device.type != "cpu":
+            raise DataError(f"ids are on {values.device}, the tables are on cpu; move them with .to('cpu')")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """``.to``, ``.half``, ``.share_memory`` and their kin: what would leave CPU or precision raises ConfigError."""
+        for table in self._store.tables:
+            if table.data_type is DataType.INT8:
+                continue
+            dtype = torch.float32 if table.data_type is DataType.FP32 else torch.bfloat16
+            changed = fn(torch.empty(1, dtype=dtype))
+            if changed.device.type != "cpu":
+                raise ConfigError(
+                    f"table {table.name!r}: rows cannot move to {changed.device} in this version"
+                )
+            if changed.dtype != dtype:
+                raise ConfigError(
+                    f"table {table.name!r}: rows are {dtype} and cannot become {changed.dtype}; "
+                    "choose data_type in the table's configuration"
+                )
+            if changed.is_shared():
+                raise ConfigError(
+                    f"table {table.name!r}: rows cannot be shared between processes in this version"
+                )
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        size = sum(rows.numel() * rows.element_size() for rows in self._store.group.rows)
+        if size > self.state_dict_limit_bytes:
+            raise ConfigError(
+                f"state_dict: rows of {len(self._store.tables)} tables take {size} bytes, the limit is "
+                f"{self.state_dict_limit_bytes}; use `hotrow export`, or raise state_dict_limit_bytes on this module"
+            )
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A module of its own: rows and optimizer state are copied."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        store = copy.deepcopy(self._store, memo)
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        twin._attach(store)
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise ConfigError(
+            f"{type(self).__name__} cannot be pickled: rows are kept apart from code; "
+            "save state_dict() and optimizer_state(), and build the module again"
+        )

@@ -1,0 +1,87 @@
+"""EmbeddingCollection: unpooled lookups of many tables in one call, trained in its own backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hotrow.core import EmbeddingConfig, Plan
+from hotrow.embedding.bags import DEFAULT_OPTIMIZER
+from hotrow.embedding.collection import Collection, check_kind, check_seed
+from hotrow.embedding.lookup import FusedGather, SparseGather
+from hotrow.embedding.store import TableStore
+from hotrow.embedding.tables import check_device, check_plan, check_tables
+from hotrow.jagged import JaggedTensor, KeyedJaggedTensor
+from hotrow.optim import Optimizer
+
+
+class EmbeddingCollection(Collection):
+    """Embedding tables whose rows are returned one per id: the unpooled twin of EmbeddingBagCollection.
+
+    ``forward(features)`` returns a JaggedTensor per feature, fp32 values ``[ids of the feature, dim]``, with the
+    input's lengths; with ``need_indices`` its weights are the ids, as in TorchRec. The backward, plans, optimizers
+    and errors are those of EmbeddingBagCollection; tables may differ in dim. ``torch.compile`` breaks its graph here,
+    because the number of ids of a feature is data.
+    """
+
+    MODULES_NAME = "embeddings"
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingConfig],
+        device: torch.device | str | None = None,
+        need_indices: bool = False,
+        *,
+        plan: Plan | None = None,
+        optimizer: Optimizer | None = DEFAULT_OPTIMIZER,
+        storage_dir: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_kind(tables, EmbeddingConfig, "EmbeddingCollection")
+        check_tables(tables)
+        check_device(device)
+        check_plan(tables, plan, storage_dir)
+        super().__init__(TableStore(tables, optimizer, check_seed(seed)))
+        self._need_indices = need_indices
+        self._configs = list(tables)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        self._check_ids(features.values())
+        keys = features.keys()
+        jagged = self._store.select(
+            features.values(), features.offsets(), None, self._select(keys), len(keys), check=True
+        )
+        stride = features.stride()
+        bounds = jagged.offsets[::stride].tolist() if stride else [0] * (len(self._input_keys) + 1)
+        splits = [b - a for a, b in zip(bounds, bounds[1:])]
+        gathered = self._gather(jagged.values, splits)
+        lengths = jagged.offsets.diff().view(len(splits), stride)
+        ids = torch.split(jagged.values, splits)
+        return {
+            name: JaggedTensor(gathered[f], ids[f] if self._need_indices else None, lengths=lengths[f])
+            for f, name in enumerate(self._feature_names)
+        }
+
+    def _gather(self, values: Tensor, splits: Sequence[int]) -> Sequence[Tensor]:
+        if self._is_fused:
+            return FusedGather.apply(self._anchor, values, splits, self._store)  # type: ignore[no-any-return, no-untyped-call]
+        parameters = self._bound_parameters()
+        return SparseGather.apply(self._store.group, values, splits, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+    def need_indices(self) -> bool:
+        return self._need_indices
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        return self._configs
+
+    def embedding_names_by_table(self) -> list[list[str]]:
+        """Output names of each table's features."""
+        features = self._store.features
+        return [[f.name for f in features if f.table == index] for index in range(len(self._configs))]
+
+    def extra_repr(self) -> str:
+        return f"need_indices={self._need_indices}, optimizer={self.optimizer}, seed={self.seed}"

@@ -1,0 +1,212 @@
+"""The tables of one collection in memory: arenas, optimizer state, and the operations on them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from hotrow import kernels
+from hotrow.core import DataType, EmbeddingConfig
+from hotrow.embedding.lookup import Jagged, select_features
+from hotrow.embedding.tables import features_of, make_rows, make_state, table_spec
+from hotrow.errors import ConfigError
+from hotrow.kernels.spec import TableGroup
+from hotrow.optim import Optimizer
+
+
+class TableStore:
+    """Rows and state of a collection's tables.
+
+    tables: configurations, checked. optimizer: applied by ``update``; None if rows are trained from outside.
+    rows: one arena per table, made from (seed, table name, row id) if None.
+    ``step`` counts updates of the whole store; it and ``seed`` are all that random numbers depend on.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingConfig],
+        optimizer: Optimizer | None,
+        seed: int,
+        rows: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.tables, self.optimizer, self.seed = list(tables), optimizer, seed
+        self.step = 0
+        self.features, self.input_keys = features_of(tables)
+        self.rows = list(rows) if rows is not None else [make_rows(table, seed) for table in tables]
+        self.state = [make_state(table, optimizer) for table in tables]
+        self._group: TableGroup | None = None
+
+    @property
+    def group(self) -> TableGroup:
+        """The arenas and features as the kernels take them. Raises ConfigError after ``close``."""
+        if self._group is None:
+            if not self.rows:
+                raise ConfigError(
+                    "this collection is closed; build it again and load its rows from a checkpoint"
+                )
+            specs = [table_spec(table) for table in self.tables]
+            self._group = TableGroup(specs, self.features, [rows.detach() for rows in self.rows], self.state)
+        return self._group
+
+    def rebind(self, rows: Sequence[Tensor]) -> None:
+        """Read other arenas from now on, if they are others (parameters may be given new storage by their owner)."""
+        if self._group is None or any(a.data_ptr() != b.data_ptr() for a, b in zip(self._group.rows, rows)):
+            self.rows, self._group = list(rows), None
+
+    @property
+    def output_dims(self) -> list[int]:
+        """Width of each feature's output."""
+        return [self.tables[feature.table].embedding_dim for feature in self.features]
+
+    def set_lr(self, lr: float) -> None:
+        if self.optimizer is None:
+            raise ConfigError(
+                "lr: this collection has optimizer=None; set the rate on the optimizer that trains it"
+            )
+        self.optimizer = replace(self.optimizer, lr=float(lr))
+
+    def _keys(self, selection: Sequence[int], num_keys: int) -> list[str]:
+        """Names of the input's keys for error messages, as far as they are known here."""
+        names = dict(zip(selection or range(num_keys), self.input_keys))
+        return [names.get(key, f"key {key} of the input") for key in range(num_keys)]
+
+    def select(
+        self,
+        values: Tensor,
+        offsets: Tensor,
+        weights: Tensor | None,
+        selection: Sequence[int],
+        num_keys: int,
+        *,
+        check: bool = False,
+    ) -> Jagged:
+        """The input in this store's feature order: see ``select_features``."""
+        return select_features(
+            values, offsets, weights, selection, self._keys(selection, num_keys), check=check
+        )
+
+    def lookup(
+        self, values: Tensor, offsets: Tensor, weights: Tensor | None, selection: Sequence[int], num_keys: int
+    ) -> Tensor:
+        """Pooled rows, fp32 ``[B, W]``. Raises IdOutOfRange or DataError naming feature, sample position and value."""
+        jagged = self.select(values, offsets, weights, selection, num_keys)
+        return kernels.pooled_lookup(self.group, jagged.values, jagged.offsets, jagged.weights)
+
+    def gather(self, values: Tensor, splits: Sequence[int]) -> list[Tensor]:
+        """Rows of each feature, ``[N_f, D_f]``."""
+        return kernels.gather(self.group, values, splits)
+
+    def update(
+        self,
+        values: Tensor,
+        offsets: Tensor,
+        weights: Tensor | None,
+        grad: Tensor,
+        selection: Sequence[int],
+        num_keys: int,
+    ) -> None:
+        """Apply the optimizer once to each row of a lookup. ``grad``: fp32 ``[B, W]``."""
+        optimizer = self._trainable()
+        jagged = self.select(values, offsets, weights, selection, num_keys)
+        kernels.fused_update(
+            self.group,
+            jagged.values,
+            jagged.offsets,
+            jagged.weights,
+            grad.contiguous(),
+            optimizer,
+            lr=optimizer.lr,
+            step=self.step + 1,
+            seed=self.seed,
+        )
+        self.step += 1
+
+    def update_unpooled(self, values: Tensor, splits: Sequence[int], grads: Sequence[Tensor]) -> None:
+        """As ``update``, for a gather."""
+        optimizer = self._trainable()
+        kernels.fused_update_unpooled(
+            self.group,
+            values,
+            splits,
+            [grad.contiguous() for grad in grads],
+            optimizer,
+            lr=optimizer.lr,
+            step=self.step + 1,
+            seed=self.seed,
+        )
+        self.step += 1
+
+    def weights_grad(
+        self, values: Tensor, offsets: Tensor, grad: Tensor, selection: Sequence[int], num_keys: int
+    ) -> Tensor:
+        """Gradient of each weight of the input, ``[N]``, from the rows as they are now."""
+        ones = values.new_ones(values.shape[0], dtype=grad.dtype)
+        jagged = self.select(values, offsets, ones, selection, num_keys)
+        found = kernels.weights_grad(self.group, jagged.values, jagged.offsets, grad.contiguous())
+        if jagged.positions is None:
+            return found
+        return grad.new_zeros(values.shape[0]).index_add_(0, jagged.positions, found)
+
+    def _trainable(self) -> Optimizer:
+        for table in self.tables:
+            if table.data_type is DataType.INT8:
+                raise ConfigError(
+                    f"table {table.name!r} is INT8 and cannot be trained; train FP32 or BF16 rows, then quantize"
+                )
+        if self.optimizer is None:
+            raise ConfigError("backward: this store has no optimizer")
+        return self.optimizer
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Rows and state by name: ``<table>.weight``, ``<table>.<state>``. The tensors are the arenas themselves."""
+        found: dict[str, Tensor] = {}
+        for table, rows, state in zip(self.tables, self.rows, self.state):
+            found[f"{table.name}.weight"] = rows.detach()
+            found.update({f"{table.name}.{name}": array for name, array in state.items()})
+        return found
+
+    def load_arrays(self, arrays: Mapping[str, Tensor]) -> None:
+        """Copy arrays of the names and shapes of ``arrays()`` in. Raises ConfigError, before anything is written."""
+        own = self.arrays()
+        missing, foreign = [n for n in own if n not in arrays], [n for n in arrays if n not in own]
+        if missing or foreign:
+            raise ConfigError(
+                f"rows of another collection: missing {missing or 'none'}, unknown {foreign or 'none'}"
+            )
+        for name, array in arrays.items():
+            if array.shape != own[name].shape or array.dtype != own[name].dtype:
+                raise ConfigError(
+                    f"rows of another collection: {name} is {array.dtype} {list(array.shape)}, "
+                    f"expected {own[name].dtype} {list(own[name].shape)}"
+                )
+        for name, array in arrays.items():
+            own[name].copy_(array)
+
+    def close(self) -> None:
+        """Let the rows go; every later operation raises ConfigError."""
+        self.rows, self.state, self._group = [], [], None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableStore:
+        """A store with rows and state of its own; ``memo`` gets the new arenas, so that their owners follow."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.rows = [_copy_arena(rows, memo) for rows in self.rows]
+        twin.state = [{name: _copy_arena(a, memo) for name, a in state.items()} for state in self.state]
+        twin._group = None
+        return twin
+
+
+def _copy_arena(array: Tensor, memo: dict[int, Any]) -> Tensor:
+    if id(array) in memo:
+        return memo[id(array)]  # type: ignore[no-any-return]
+    if isinstance(array, nn.Parameter):
+        return copy.deepcopy(array, memo)
+    width = array.shape[1] if array.dim() > 1 else 1
+    twin = kernels.empty_arena(array.shape[0], width, array.dtype).view(array.shape)
+    twin.copy_(array)
+    memo[id(array)] = twin
+    return twin

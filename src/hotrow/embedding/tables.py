@@ -1,0 +1,192 @@
+"""What a collection is made of: checked tables, features in output order, a plan this version can run, rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotrow import kernels
+from hotrow.core import (
+    IDENTITY_ORDER,
+    DataType,
+    EmbeddingBagConfig,
+    EmbeddingConfig,
+    Plan,
+    PoolingType,
+    Representation,
+    Tier,
+)
+from hotrow.errors import ConfigError
+from hotrow.kernels.spec import FeatureSpec, TableSpec
+from hotrow.optim import Optimizer
+
+INT8_TAIL_BYTES = 8
+"""Bytes of scale and bias behind the elements of an INT8 row."""
+
+_CHUNK_ROWS = 1 << 16
+
+
+def random_key(table_name: str) -> int:
+    """The 64 bits of a table's name that its random numbers depend on; the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(table_name.encode(), digest_size=8).digest(), "little")
+
+
+def check_tables(tables: Sequence[EmbeddingConfig]) -> None:
+    """Raise ConfigError for no tables, a name that is empty, repeated, or cannot be a module's name."""
+    if not tables:
+        raise ConfigError("collection: no tables; give at least one EmbeddingBagConfig")
+    names = Counter(table.name for table in tables)
+    for name, num in names.items():
+        if num > 1:
+            raise ConfigError(f"collection: {num} tables are named {name!r}; names must differ")
+        if not name or "." in name:
+            raise ConfigError(
+                f"collection: table name {name!r} is empty or has a dot; state_dict keys are made of it"
+            )
+
+
+def feature_names_of(table: EmbeddingConfig) -> list[str]:
+    """The features of a table; one named like the table if it lists none, as in TorchRec."""
+    return list(table.feature_names) or [table.name]
+
+
+def features_of(tables: Sequence[EmbeddingConfig]) -> tuple[list[FeatureSpec], list[str]]:
+    """Features in output order (table, then feature in the table), and the input key of each.
+
+    A feature that several tables read is named ``feature@table`` in the output, as in TorchRec.
+    """
+    readers = Counter(name for table in tables for name in feature_names_of(table))
+    features, keys = [], []
+    for index, table in enumerate(tables):
+        pooling = table.pooling if isinstance(table, EmbeddingBagConfig) else PoolingType.NONE
+        for key in feature_names_of(table):
+            name = key if readers[key] == 1 else f"{key}@{table.name}"
+            features.append(FeatureSpec(name, index, pooling))
+            keys.append(key)
+    return features, keys
+
+
+def check_plan(tables: Sequence[EmbeddingConfig], plan: Plan | None, storage_dir: Any = None) -> None:
+    """Raise ConfigError unless every row of every table is in DRAM, as a table, in the table's own precision.
+
+    The message names the table and the tier, representation, precision, owner or order that this version cannot run.
+    """
+    if storage_dir is not None:
+        raise ConfigError(
+            f"storage_dir={str(storage_dir)!r}: rows on ssd are not available in this version; leave it out"
+        )
+    if plan is None:
+        return
+    names = [table.name for table in tables]
+    missing = [name for name in names if name not in plan.tables]
+    foreign = [name for name in plan.tables if name not in names]
+    if missing or foreign:
+        raise ConfigError(
+            f"plan is for other tables: it lacks {missing or 'none'} and has {foreign or 'none'} that the collection "
+            "has not; make the plan from these tables"
+        )
+    if plan.world_size != 1:
+        raise ConfigError(
+            f"plan: world_size {plan.world_size} is not available in this version; plan for one rank"
+        )
+    for table in tables:
+        _check_table_plan(table, plan)
+
+
+def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
+    planned = plan.tables[table.name]
+    where = f"plan: table {table.name!r}"
+    if (planned.num_rows, planned.embedding_dim) != (table.num_embeddings, table.embedding_dim):
+        raise ConfigError(
+            f"{where} is {planned.num_rows} x {planned.embedding_dim}, the collection's is {table.num_embeddings} x "
+            f"{table.embedding_dim}; make the plan from these tables"
+        )
+    if planned.order_id != IDENTITY_ORDER:
+        raise ConfigError(
+            f"{where}: foreign order_id {planned.order_id!r}; these rows are in order {IDENTITY_ORDER!r}"
+        )
+    for segment in planned.segments:
+        rows = f"{where}, rows [{segment.begin}, {segment.end})"
+        remedy = "is not available in this version; this version runs tables in dram"
+        if segment.tier is not Tier.DRAM:
+            raise ConfigError(f"{rows}: tier {segment.tier.value!r} {remedy}")
+        if segment.representation is not Representation.TABLE:
+            raise ConfigError(f"{rows}: representation {segment.representation.value!r} {remedy}")
+        if segment.owner.kind == "stripe":
+            raise ConfigError(f"{rows}: owner 'stripe' {remedy}")
+        if segment.data_type is not table.data_type:
+            raise ConfigError(
+                f"{rows}: precision {segment.data_type.value} in a {table.data_type.value} table {remedy} "
+                "of one precision"
+            )
+
+
+def check_device(device: torch.device | str | None) -> torch.device:
+    """The CPU; ConfigError for any other device."""
+    device = torch.device("cpu" if device is None else device)
+    if device.type != "cpu":
+        raise ConfigError(f"device {str(device)!r}: tables live on 'cpu' in this version; leave device out")
+    return device
+
+
+def table_spec(table: EmbeddingConfig) -> TableSpec:
+    return TableSpec(table.name, table.embedding_dim, table.data_type, random_key(table.name))
+
+
+def make_rows(table: EmbeddingConfig, seed: int) -> Tensor:
+    """The initial rows of a table: functions of (seed, table name, row id), or what ``init_fn`` fills in."""
+    num_rows, dim = table.num_embeddings, table.embedding_dim
+    if table.init_fn is not None:
+        filled = torch.empty(num_rows, dim)
+        with torch.no_grad():
+            table.init_fn(filled)
+        return store_rows(filled, table)
+    low, high = table.init_bounds()
+    key = random_key(table.name)
+    if table.data_type is not DataType.INT8:
+        dtype = torch.float32 if table.data_type is DataType.FP32 else torch.bfloat16
+        rows = kernels.empty_arena(num_rows, dim, dtype)
+        kernels.initialize_rows(rows, low, high, seed=seed, random_key=key, first_row=0)
+        return rows
+    rows = kernels.empty_arena(num_rows, dim + INT8_TAIL_BYTES, torch.uint8)
+    for first in range(0, num_rows, _CHUNK_ROWS):
+        part = rows[first : first + _CHUNK_ROWS]
+        exact = torch.empty(part.shape[0], dim)
+        kernels.initialize_rows(exact, low, high, seed=seed, random_key=key, first_row=first)
+        part.copy_(kernels.quantize_rows(exact))
+    return rows
+
+
+def store_rows(values: Tensor, table: EmbeddingConfig, rows: Tensor | None = None) -> Tensor:
+    """Write fp32 values ``[num_embeddings, dim]`` into ``rows`` (a new arena if None) in the table's precision."""
+    if rows is None:
+        is_int8 = table.data_type is DataType.INT8
+        dtype = {DataType.FP32: torch.float32, DataType.BF16: torch.bfloat16}.get(
+            table.data_type, torch.uint8
+        )
+        width = table.embedding_dim + (INT8_TAIL_BYTES if is_int8 else 0)
+        rows = kernels.empty_arena(table.num_embeddings, width, dtype)
+    for first in range(0, rows.shape[0], _CHUNK_ROWS):
+        part = values[first : first + _CHUNK_ROWS].detach()
+        if table.data_type is DataType.INT8:
+            part = kernels.quantize_rows(part.float().contiguous())
+        rows[first : first + _CHUNK_ROWS] = part
+    return rows
+
+
+def make_state(table: EmbeddingConfig, optimizer: Optimizer | None) -> Mapping[str, Tensor]:
+    """Zeroed optimizer state of a table: name → fp32 ``[num_embeddings, ...]``; empty for INT8 or no optimizer."""
+    if optimizer is None or table.data_type is DataType.INT8:
+        return {}
+    state = {}
+    for name, shape in optimizer.state_shapes(table.embedding_dim).items():
+        width = shape[0] if shape else 1
+        array = kernels.empty_arena(table.num_embeddings, width, torch.float32)
+        array.zero_()
+        state[name] = array if shape else array.view(table.num_embeddings)
+    return state
