@@ -55,7 +55,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         return parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file ({error.reason} at byte {error.start}); give a TOML file") from error
+        raise ConfigError(
+            f"{path}: not a text file ({error.reason} at byte {error.start}); give a TOML file"
+        ) from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; give the path of a TOML file") from error
     except OSError as error:
@@ -67,7 +69,9 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: not TOML: {error}; write key = value lines under [section] headings") from error
+        raise ConfigError(
+            f"{where}: not TOML: {error}; write key = value lines under [section] headings"
+        ) from error
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -80,12 +84,16 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         path, equals, text = override.partition("=")
         keys = [key.strip() for key in path.split(".")]
         if not equals or not all(keys):
-            raise ConfigError(f"--set {override!r}: write it as section.key=value, for example --set training.lr=0.1")
+            raise ConfigError(
+                f"--set {override!r}: write it as section.key=value, for example --set training.lr=0.1"
+            )
         node = result
         for key in keys[:-1]:
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"--set {override!r}: {key!r} is a value, not a section; drop what follows it")
+                raise ConfigError(
+                    f"--set {override!r}: {key!r} is a value, not a section; drop what follows it"
+                )
         node[keys[-1]] = _override_value(text.strip())
     return result
 
@@ -206,5 +214,7 @@ def _parse_union(arguments: tuple[Any, ...], value: Any, where: str, path: str) 
     if not isinstance(value, Mapping) or "kind" not in value:
         raise ConfigError(f"{where}: missing key {path}.kind; give one of {', '.join(kinds)}")
     if value["kind"] not in kinds:
-        raise _wrong(where, f"{path}.kind", value["kind"], "one of " + ", ".join(repr(kind) for kind in kinds))
+        raise _wrong(
+            where, f"{path}.kind", value["kind"], "one of " + ", ".join(repr(kind) for kind in kinds)
+        )
     return _parse_class(kinds[value["kind"]], value, where, path)

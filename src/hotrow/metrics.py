@@ -52,7 +52,9 @@ class BinaryMetrics:
 
     def to_json(self) -> dict[str, Any]:
         """The fields; numbers that do not exist (one class only) are None."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()
+        }
 
 
 class MetricStream:
@@ -88,7 +90,9 @@ class MetricStream:
         logits, labels = np.concatenate(self._logits), np.concatenate(self._labels)
         weights = np.concatenate(self._weights) if self._weights else None
         if weights is not None and len(weights) != len(labels):
-            raise DataError(f"{len(weights)} weights for {len(labels)} samples; give weights with every batch or none")
+            raise DataError(
+                f"{len(weights)} weights for {len(labels)} samples; give weights with every batch or none"
+            )
         return compute_metrics(logits, labels, weights)
 
 

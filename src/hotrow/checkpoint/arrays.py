@@ -57,7 +57,9 @@ class FileInfo:
         if not parts or Path(file).is_absolute() or ".." in parts:
             raise FormatError(f"{where}: file {file!r} must be a path below the checkpoint's directory")
         return cls(
-            file=file, num_bytes=take(value, "num_bytes", int, where), sha256=take(value, "sha256", str, where)
+            file=file,
+            num_bytes=take(value, "num_bytes", int, where),
+            sha256=take(value, "sha256", str, where),
         )
 
 
@@ -75,10 +77,19 @@ class ArrayInfo:
 
 
 def write_arrays(
-    directory: str | Path, file: str, arrays: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    directory: str | Path,
+    file: str,
+    arrays: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    atomic: bool = False,
 ) -> FileInfo:
-    """Write CPU tensors to ``directory/file``, fsynced. Raises StorageError (a full disk is met before writing)."""
-    path = Path(directory) / file
+    """Write CPU tensors to ``directory/file``, fsynced. Raises StorageError (a full disk is met before writing).
+
+    atomic: write under another name and rename, so that a failure leaves what was there before.
+    """
+    final = Path(directory) / file
+    path = final.with_name(f".{final.name}.{os.getpid()}.tmp") if atomic else final
     header = _header(arrays, metadata)
     num_bytes = len(header) + sum(t.numel() * t.element_size() for t in arrays.values())
     digest = hashlib.sha256(header)
@@ -92,8 +103,11 @@ def write_arrays(
                     digest.update(view)
                     _write_all(out.fileno(), view)
             os.fsync(out.fileno())
+        if atomic:
+            path.replace(final)
     except OSError as error:
-        raise StorageError(f"{path}: cannot write {num_bytes} bytes: {error.strerror or error}") from error
+        path.unlink(missing_ok=True)
+        raise StorageError(f"{final}: cannot write {num_bytes} bytes: {error.strerror or error}") from error
     return FileInfo(file=file, num_bytes=num_bytes, sha256=digest.hexdigest())
 
 
@@ -137,7 +151,9 @@ def verify_file(directory: str | Path, info: FileInfo) -> None:
     try:
         num_bytes = path.stat().st_size
         if num_bytes != info.num_bytes:
-            raise FormatError(f"{path}: {num_bytes} bytes, the manifest says {info.num_bytes}; truncated or altered")
+            raise FormatError(
+                f"{path}: {num_bytes} bytes, the manifest says {info.num_bytes}; truncated or altered"
+            )
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 digest.update(memoryview(buffer)[:count])
@@ -146,7 +162,9 @@ def verify_file(directory: str | Path, info: FileInfo) -> None:
     except OSError as error:
         raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
     if digest.hexdigest() != info.sha256:
-        raise FormatError(f"{path}: SHA-256 differs from the manifest's; the file was altered, use another checkpoint")
+        raise FormatError(
+            f"{path}: SHA-256 differs from the manifest's; the file was altered, use another checkpoint"
+        )
 
 
 class ArrayReader:
@@ -192,7 +210,9 @@ class ArrayReader:
         arrays = {}
         for name in header if isinstance(header, dict) else {}:
             if name != "__metadata__":
-                arrays[name] = _array_info(take(header, name, dict, where), f"{where}: {name}", 8 + length, size)
+                arrays[name] = _array_info(
+                    take(header, name, dict, where), f"{where}: {name}", 8 + length, size
+                )
         return arrays
 
     def read_into(self, name: str, target: Tensor) -> None:
@@ -249,5 +269,7 @@ def _array_info(entry: Mapping[str, Any], where: str, data: int, size: int) -> A
         raise FormatError(f"{where}: shape {shape} or data_offsets {offsets} are not whole numbers")
     info = ArrayInfo(dtype=DTYPES[dtype], shape=tuple(shape), offset=data + offsets[0])
     if offsets[1] - offsets[0] != info.num_bytes or data + offsets[1] > size:
-        raise FormatError(f"{where}: bytes {offsets} do not hold {dtype} {shape} in a file of {size} bytes; truncated?")
+        raise FormatError(
+            f"{where}: bytes {offsets} do not hold {dtype} {shape} in a file of {size} bytes; truncated?"
+        )
     return info

@@ -43,7 +43,9 @@ class CheckpointDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.unlock()
-            raise ConfigError(f"{self.path}: another run is writing here; wait for it or give another --out") from error
+            raise ConfigError(
+                f"{self.path}: another run is writing here; wait for it or give another --out"
+            ) from error
         except OSError as error:
             raise _refused(self.path, "lock", error) from error
 
@@ -133,7 +135,9 @@ def open_checkpoint(path: str | Path) -> tuple[Path, CheckpointManifest]:
         if candidate.is_dir() and (latest := CheckpointDirectory(candidate).latest()):
             return latest, CheckpointManifest.load(latest / MANIFEST_FILE)
     what = "no checkpoint here" if path.exists() else "no such directory"
-    raise FormatError(f"{path}: {what}; give a run's directory or one of its checkpoints/step-... directories")
+    raise FormatError(
+        f"{path}: {what}; give a run's directory or one of its checkpoints/step-... directories"
+    )
 
 
 def sync_directory(path: Path) -> None:

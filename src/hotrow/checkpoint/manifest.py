@@ -137,7 +137,9 @@ class CheckpointManifest(Document):
         return manifest
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> list[str]:
+def differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], *, ignore: Iterable[str] = ()
+) -> list[str]:
     """Where two nested mappings differ, as ``key: saved → wanted``; keys beginning with one of ``ignore`` are free."""
     old, new = flatten(_plain(saved)), flatten(_plain(wanted))
     prefixes = tuple(ignore)

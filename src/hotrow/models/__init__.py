@@ -21,5 +21,7 @@ def build_model(
 ) -> DLRM | DCNv2:
     """The dense part that ``config`` describes."""
     if isinstance(config, DLRMConfig):
-        return DLRM(config, num_dense=num_dense, embedding_dims=embedding_dims, num_labels=num_labels, seed=seed)
+        return DLRM(
+            config, num_dense=num_dense, embedding_dims=embedding_dims, num_labels=num_labels, seed=seed
+        )
     return DCNv2(config, num_dense=num_dense, embedding_dims=embedding_dims, num_labels=num_labels, seed=seed)

@@ -45,4 +45,6 @@ class DCNv2Config:
 
     def __post_init__(self) -> None:
         if self.structure == "parallel" and not self.mlp:
-            raise ConfigError("structure = 'parallel' needs at least one width in mlp; give some or use 'stacked'")
+            raise ConfigError(
+                "structure = 'parallel' needs at least one width in mlp; give some or use 'stacked'"
+            )

@@ -17,7 +17,13 @@ class DCNv2(nn.Module):
     """Dense features and pooled embeddings → logits. Arguments as DLRM's; widths may differ from each other."""
 
     def __init__(
-        self, config: DCNv2Config, *, num_dense: int, embedding_dims: Sequence[int], num_labels: int = 1, seed: int = 0
+        self,
+        config: DCNv2Config,
+        *,
+        num_dense: int,
+        embedding_dims: Sequence[int],
+        num_labels: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         width = num_dense + sum(embedding_dims)

@@ -22,7 +22,13 @@ class DLRM(nn.Module):
     """
 
     def __init__(
-        self, config: DLRMConfig, *, num_dense: int, embedding_dims: Sequence[int], num_labels: int = 1, seed: int = 0
+        self,
+        config: DLRMConfig,
+        *,
+        num_dense: int,
+        embedding_dims: Sequence[int],
+        num_labels: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if num_dense == 0 and not embedding_dims:
@@ -41,7 +47,9 @@ class DLRM(nn.Module):
             beside = width if config.interaction == "both" else (widths[0] if num_dense else 0)
             width = self.dot.num_pairs + beside
         if width == 0:
-            raise ConfigError("DLRM: dot interaction needs two vectors and has one; set model.interaction = 'cat'")
+            raise ConfigError(
+                "DLRM: dot interaction needs two vectors and has one; set model.interaction = 'cat'"
+            )
         self.top = mlp(width, config.top_mlp, generator)
         self.output = output_layer((width, *config.top_mlp)[-1], num_labels, config.output_bias, generator)
 

@@ -35,13 +35,14 @@ class EmbeddingsConfig:
     """The tables, one per feature.
 
     dim: elements per row; dims: other widths by feature. data_type: precision of the rows. init_bound: initial values
-    are uniform within ± this; by default within ± 1/sqrt(rows of the table).
+    are uniform within ± this; by default within ± 1/sqrt(rows of the table). pooling: of features with many values.
     """
 
     dim: Positive = 16
     dims: dict[str, Positive] = field(default_factory=dict)
     data_type: Literal["FP32", "BF16"] = "FP32"
     init_bound: Annotated[float, Range(ge=0)] | None = None
+    pooling: Literal["SUM", "MEAN"] = "SUM"
 
     def row_type(self) -> DataType:
         return DataType(self.data_type)
@@ -63,7 +64,9 @@ class SparseOptimizerConfig:
         known = OPTIMIZERS[self.kind].__dataclass_fields__
         for key in ("eps", "beta1", "beta2"):
             if getattr(self, key) is not None and key not in known:
-                raise ConfigError(f"{key} is not an option of {self.kind!r}; leave it out or choose another kind")
+                raise ConfigError(
+                    f"{key} is not an option of {self.kind!r}; leave it out or choose another kind"
+                )
 
     def build(self) -> Optimizer:
         """The specification that an EmbeddingBagCollection takes."""
@@ -89,7 +92,9 @@ class DenseOptimizerConfig:
         allowed = {"adagrad": ("eps",), "adam": ("eps", "beta1", "beta2"), "sgd": ("momentum",)}[self.kind]
         for key in ("eps", "beta1", "beta2", "momentum"):
             if getattr(self, key) is not None and key not in allowed:
-                raise ConfigError(f"{key} is not an option of {self.kind!r}; leave it out or choose another kind")
+                raise ConfigError(
+                    f"{key} is not an option of {self.kind!r}; leave it out or choose another kind"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """When to evaluate and on what. every_steps: 0 for at the end only. final_splits: evaluated once more at the end."""
+    """When to evaluate and on what. every_steps: 0 for at the end only. final_splits: evaluated last."""
 
     every_steps: Annotated[int, Range(ge=0)] = 0
     split: Literal["train", "valid", "test"] = "valid"
@@ -151,5 +156,13 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
-FREE_KEYS = ("name", "description", "data.dir", "data.source", "evaluation.", "checkpoint.", "training.tensorboard")
+FREE_KEYS = (
+    "name",
+    "description",
+    "data.dir",
+    "data.source",
+    "evaluation.",
+    "checkpoint.",
+    "training.tensorboard",
+)
 """Keys that may change when a run is resumed, because no trained number depends on them."""

@@ -1,0 +1,33 @@
+"""``hotrow export``: a checkpoint's weights as one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hotrow.cli.console import print_json, say
+from hotrow.cli.train import Json
+
+
+def command(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run's directory (its last checkpoint), or one checkpoint's.")
+    ],
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    json_: Json = False,
+) -> None:
+    """Write the weights under state_dict names: embedding_bags.<table>.weight (as TorchRec's), dense.<parameter>.
+
+    \b
+    Example:
+      hotrow export runs/complete-journey --out model.safetensors
+    """
+    from hotrow.training import export_weights
+
+    result = export_weights(checkpoint, out)
+    if json_:
+        print_json(result)
+    else:
+        say(f"{result['file']}: {len(result['arrays'])} arrays, {result['num_bytes']:,} bytes")

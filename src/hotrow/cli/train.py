@@ -1,0 +1,121 @@
+"""``hotrow train``: train a recipe or a configuration file on prepared data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hotrow.cli.console import on_terminal, print_json, print_table
+from hotrow.errors import ConfigError
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be given many times."),
+]
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe's name, or the path of a TOML file.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="Prepared dataset; overrides data.dir.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run; runs/<name> if not given.")] = None,
+    set_: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint, exactly.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Train this many steps instead of whole epochs.")] = None,
+    json_: Json = False,
+) -> None:
+    """Train a model on prepared data: rows, dense part, metrics, curves, checkpoints.
+
+    A run that was killed goes on with --resume and ends with the very numbers of one that was not.
+
+    \b
+    Example:
+      hotrow prepare complete-journey --out data/cj
+      hotrow train complete-journey --data data/cj --out runs/cj --set training.batch_size=4096
+    """
+    overrides = [*(set_ or []), *([f"training.steps={steps}"] if steps is not None else [])]
+    config = load_config(recipe, overrides)
+    data_dir = data or (Path(config.data.dir) if config.data.dir else None)
+    if data_dir is None:
+        source = config.data.source or "SOURCE"
+        raise ConfigError(
+            f"{recipe}: no data; prepare some with 'hotrow prepare {source} --out DIR' and give --data DIR"
+        )
+    if not data_dir.is_dir():
+        raise ConfigError(
+            f"{data_dir}: no such directory; give --data the directory that 'hotrow prepare' wrote"
+        )
+    result = run_training(config, data_dir, out or Path("runs") / config.name, resume=resume, quiet=json_)
+    if json_:
+        print_json(result)
+    else:
+        show(result)
+
+
+def load_config(recipe: str, overrides: list[str]) -> Any:
+    """The RunConfig of a recipe's name or a file's path, with ``key=value`` overrides."""
+    from hotrow.config import apply_overrides, parse
+    from hotrow.recipes import read_recipe
+    from hotrow.training import RunConfig
+
+    values, where = read_recipe(recipe)
+    return parse(RunConfig, apply_overrides(values, overrides), where)
+
+
+def run_training(config: Any, data_dir: Path, out: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
+    """Train; the result as JSON values."""
+    from dataclasses import replace
+
+    from hotrow.training import Silence, TerminalProgress, Trainer
+
+    config = replace(config, data=replace(config.data, dir=str(data_dir)))
+    progress = TerminalProgress() if on_terminal() and not quiet else Silence()
+    trainer = Trainer(config, data_dir, out, progress)
+    result = trainer.train(resume=resume)
+    return {"name": config.name, "data": str(data_dir), **result.to_json()}
+
+
+def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Split and label → one line of metrics."""
+    rows = []
+    for split, labels in metrics.items():
+        for label, values in labels.items():
+            parts = (
+                f"AUC {_number(values['auc'])}",
+                f"log loss {_number(values['log_loss'])}",
+                f"normalised entropy {_number(values['normalised_entropy'])}",
+                f"calibration {_number(values['calibration'])}",
+                f"({values['num_samples']:,} samples)",
+            )
+            rows.append((f"{split} {label}", "  ".join(parts)))
+    return rows
+
+
+def show(result: dict[str, Any]) -> None:
+    """The result of a run for a reader."""
+    rows = [
+        (
+            "trained",
+            f"{result['num_steps']:,} steps, {result['num_samples']:,} samples in {result['seconds']:.1f} s",
+        ),
+        ("speed", f"{result['samples_per_second']:,.0f} samples/s"),
+        ("train loss", _number(result["train_loss"])),
+        *metric_rows(result["metrics"]),
+        ("checkpoint", result["checkpoint"]),
+        (
+            "curves",
+            f"{result['run_dir']}/history.jsonl; tensorboard --logdir {result['run_dir']}/tensorboard",
+        ),
+    ]
+    print_table(f"{result['name']}", rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"

@@ -1,0 +1,31 @@
+"""Training: a configuration and a prepared dataset → a trained model, its checkpoints and its curves."""
+
+from hotrow.training.building import Columns, Model, build, build_tables
+from hotrow.training.config import RunConfig
+from hotrow.training.evaluation import evaluate
+from hotrow.training.history import History, read_history, tensorboard_available
+from hotrow.training.progress import Progress, Silence, TerminalProgress
+from hotrow.training.trainer import Trainer, TrainingResult, weighted_loss
+from hotrow.training.using import LoadedModel, evaluate_checkpoint, export_weights, load_model
+
+__all__ = [
+    "Columns",
+    "History",
+    "LoadedModel",
+    "Model",
+    "Progress",
+    "RunConfig",
+    "Silence",
+    "TerminalProgress",
+    "Trainer",
+    "TrainingResult",
+    "build",
+    "build_tables",
+    "evaluate",
+    "evaluate_checkpoint",
+    "export_weights",
+    "load_model",
+    "read_history",
+    "tensorboard_available",
+    "weighted_loss",
+]

@@ -1,0 +1,140 @@
+"""From a configuration and a dataset's columns to tables, embedding rows, dense part and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hotrow.checkpoint import TableEntry
+from hotrow.core import EmbeddingBagConfig, PoolingType
+from hotrow.data import DatasetManifest, FeatureInfo
+from hotrow.embedding import EmbeddingBagCollection
+from hotrow.errors import ConfigError
+from hotrow.jagged import Batch
+from hotrow.models import build_model
+from hotrow.training.config import EmbeddingsConfig, RunConfig
+from hotrow.training.optimization import build_dense_optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What a model must know of its data: features with their tables' sizes and orders, dense and label names."""
+
+    features: tuple[FeatureInfo, ...]
+    dense_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    has_weights: bool
+    fingerprint: str
+
+    @classmethod
+    def of(cls, manifest: DatasetManifest, chosen: Sequence[str]) -> Columns:
+        """The columns of a dataset, its features narrowed to ``chosen`` (all if empty). Raises ConfigError."""
+        names = [feature.name for feature in manifest.features]
+        for name in chosen:
+            if name not in names:
+                raise ConfigError(
+                    f"data.features: {name!r} is no feature of the dataset; it has {', '.join(names)}"
+                )
+        return cls(
+            features=tuple(f for f in manifest.features if not chosen or f.name in chosen),
+            dense_names=manifest.dense_names,
+            label_names=manifest.label_names,
+            has_weights=manifest.has_weights,
+            fingerprint=manifest.fingerprint,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps, and what another dataset must agree with to use it."""
+        return {
+            "fingerprint": self.fingerprint,
+            "features": {
+                f.name: {"num_rows": f.num_rows, "order_id": f.order_id, "vocabulary_id": f.vocabulary_id}
+                for f in self.features
+            },
+            "dense_names": list(self.dense_names),
+            "label_names": list(self.label_names),
+        }
+
+
+def build_tables(features: Sequence[FeatureInfo], config: EmbeddingsConfig) -> list[EmbeddingBagConfig]:
+    """One table per feature. Raises ConfigError if ``dims`` names a feature there is not."""
+    names = [feature.name for feature in features]
+    for name in config.dims:
+        if name not in names:
+            raise ConfigError(
+                f"embeddings.dims: {name!r} is no feature of the dataset; it has {', '.join(names)}"
+            )
+    bound = config.init_bound
+    return [
+        EmbeddingBagConfig(
+            name=feature.name,
+            num_embeddings=feature.num_rows,
+            embedding_dim=config.dims.get(feature.name, config.dim),
+            feature_names=[feature.name],
+            data_type=config.row_type(),
+            pooling=PoolingType(config.pooling),
+            weight_init_min=None if bound is None else -bound,
+            weight_init_max=bound,
+        )
+        for feature in features
+    ]
+
+
+@dataclass(kw_only=True)
+class Model:
+    """The whole model of a run: rows, dense part, dense optimizer, and the columns it was built for."""
+
+    config: RunConfig
+    columns: Columns
+    tables: list[EmbeddingBagConfig]
+    embeddings: EmbeddingBagCollection
+    dense: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits [B, num_labels] of a batch."""
+        pooled = self.embeddings(batch.sparse)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.training.bf16):
+            logits: Tensor = self.dense(batch.dense, pooled)
+        return logits
+
+    def table_entries(self) -> tuple[TableEntry, ...]:
+        """The tables as a checkpoint names them."""
+        orders = {feature.name: feature.order_id for feature in self.columns.features}
+        return tuple(TableEntry.of(table, orders[table.name]) for table in self.tables)
+
+    def set_lr_factor(self, factor: float) -> None:
+        """Scale the configured learning rates of rows and dense part."""
+        self.embeddings.lr = self.config.sparse_optimizer.lr * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.dense_optimizer.lr * factor
+
+
+def build(config: RunConfig, columns: Columns) -> Model:
+    """Tables, rows, dense part and optimizer, initialised by ``config.seed``."""
+    tables = build_tables(columns.features, config.embeddings)
+    dense = build_model(
+        config.model,
+        num_dense=len(columns.dense_names),
+        embedding_dims=[table.embedding_dim for table in tables],
+        num_labels=len(columns.label_names),
+        seed=config.seed,
+    )
+    embeddings = EmbeddingBagCollection(tables, optimizer=config.sparse_optimizer.build(), seed=config.seed)
+    return Model(
+        config=config,
+        columns=columns,
+        tables=tables,
+        embeddings=embeddings,
+        dense=dense,
+        optimizer=build_dense_optimizer(config.dense_optimizer, dense),
+    )
+
+
+def with_sizes(columns: Columns, num_rows: Mapping[str, int]) -> Columns:
+    """The columns with the tables' sizes of a checkpoint: data extended since then may hold more values."""
+    return replace(columns, features=tuple(replace(f, num_rows=num_rows[f.name]) for f in columns.features))

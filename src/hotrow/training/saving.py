@@ -1,0 +1,145 @@
+"""A run's state to and from a checkpoint: rows and their optimizer state, dense part, position, random state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotrow.checkpoint import ArrayReader, CheckpointManifest, differences, verify_file
+from hotrow.config import to_dict
+from hotrow.document import take
+from hotrow.errors import FormatError
+from hotrow.training.building import Columns, Model
+from hotrow.training.config import FREE_KEYS, RunConfig
+from hotrow.training.optimization import load_optimizer_arrays, optimizer_arrays
+
+DENSE_FILE = "dense.safetensors"
+_RANDOM = "random.torch"
+
+
+def arrays_of(model: Model) -> dict[str, Mapping[str, Tensor]]:
+    """File name → arrays: one file of rows and state per table, one for everything else. Rows are not copied."""
+    files: dict[str, Mapping[str, Tensor]] = {
+        _rows_file(table): arrays for table, arrays in _rows_by_table(model).items()
+    }
+    dense = {f"model.{name}": value for name, value in model.dense.state_dict().items()}
+    dense |= optimizer_arrays(model.optimizer, model.dense)
+    files[DENSE_FILE] = dense | {_RANDOM: torch.get_rng_state()}
+    return files
+
+
+def make_manifest(
+    model: Model, *, step: int, num_samples: int, **parts: Mapping[str, Any]
+) -> CheckpointManifest:
+    """The manifest of the run's state now; ``parts`` are ``position``, ``state`` and ``metrics``."""
+    return CheckpointManifest(
+        step=step,
+        num_samples=num_samples,
+        config=to_dict(model.config),
+        dataset=model.columns.to_json(),
+        tables=model.table_entries(),
+        files=(),
+        random={
+            "embeddings": model.embeddings.random_state(),
+            "torch": f"{DENSE_FILE}:{_RANDOM}",
+            "torch_threads": torch.get_num_threads(),
+        },
+        **parts,
+    )
+
+
+def load_arrays(model: Model, directory: Path, manifest: CheckpointManifest, *, for_training: bool) -> None:
+    """Fill the model from a checkpoint after checking every file's SHA-256.
+
+    Raises FormatError naming the file that is missing, truncated, altered or of other shapes.
+    """
+    for info in manifest.files:
+        verify_file(directory, info)
+    for table, arrays in _rows_by_table(model).items():
+        with ArrayReader(directory / _rows_file(table)) as reader:
+            for name, target in arrays.items():
+                if for_training or name == "weight":
+                    reader.read_into(name, target)
+    with ArrayReader(directory / DENSE_FILE) as reader:
+        for name, target in model.dense.state_dict().items():
+            reader.read_into(f"model.{name}", target)
+        if for_training:
+            arrays = {name: reader.read(name) for name in reader.arrays}
+            load_optimizer_arrays(model.optimizer, model.dense, arrays, str(reader.path))
+            torch.set_rng_state(arrays[_RANDOM])
+            model.embeddings.load_random_state(
+                take(manifest.random, "embeddings", dict, f"{directory}: random")
+            )
+
+
+def check_resumable(manifest: CheckpointManifest, path: Path, config: RunConfig, columns: Columns) -> None:
+    """Raise FormatError, naming every difference, unless going on from the checkpoint gives the run of ``config``."""
+    free = list(FREE_KEYS)
+    if config.training.decay == "none":
+        free += ["training.steps", "training.epochs"]
+    changed = differences(manifest.config, to_dict(config), ignore=free)
+    if changed:
+        raise FormatError(
+            f"{path}: made with another configuration: {_some(changed)}; resume with the same one, "
+            "or start anew with another --out"
+        )
+    changed = differences(manifest.dataset, columns.to_json())
+    if changed:
+        raise FormatError(
+            f"{path}: made with other data: {_some(changed)}; resume with the same dataset, "
+            "or start anew with another --out"
+        )
+
+
+def check_usable(manifest: CheckpointManifest, path: Path, columns: Columns) -> None:
+    """Raise FormatError, naming what differs, unless the data's ids mean to the checkpoint's model what they say.
+
+    A vocabulary may have grown since: ids are never renamed.
+    """
+    saved = manifest.dataset
+    changed = [
+        f"{key}: {saved.get(key)} → {found}"
+        for key, found in (
+            ("dense_names", list(columns.dense_names)),
+            ("label_names", list(columns.label_names)),
+        )
+        if saved.get(key) != found
+    ]
+    here = {feature.name: feature for feature in columns.features}
+    for name, entry in saved.get("features", {}).items():
+        feature = here.get(name)
+        if feature is None:
+            changed.append(f"feature {name!r}: absent from the data")
+        elif feature.order_id != entry["order_id"]:
+            changed.append(f"feature {name!r}: order_id {entry['order_id']!r} → {feature.order_id!r}")
+        elif not feature.descends_from(entry["vocabulary_id"]):
+            changed.append(
+                f"feature {name!r}: vocabulary {entry['vocabulary_id']!r} → {feature.vocabulary_id!r}"
+            )
+    if changed:
+        raise FormatError(
+            f"{path}: the data does not fit this model: {_some(changed)}; prepare it with the vocabularies of the "
+            "training data (hotrow prepare --extend)"
+        )
+
+
+def _rows_by_table(model: Model) -> dict[str, dict[str, Tensor]]:
+    """Table → ``weight`` and the optimizer's state, the tensors being the rows themselves."""
+    tables: dict[str, dict[str, Tensor]] = {}
+    for name, array in model.embeddings.row_arrays().items():
+        table, _, part = name.rpartition(".")
+        tables.setdefault(table, {})[part] = array
+    return tables
+
+
+def _rows_file(table: str) -> str:
+    return f"rows/{table}.safetensors"
+
+
+def _some(changed: list[str]) -> str:
+    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return "; ".join(changed[:5]) + more

@@ -1,0 +1,299 @@
+"""The training loop: batches in, updates of rows and dense part, evaluations, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hotrow.checkpoint import CheckpointDirectory, open_checkpoint
+from hotrow.data import DatasetManifest, Loader, load_manifest
+from hotrow.errors import ConfigError, DataError
+from hotrow.jagged import Batch
+from hotrow.training.batches import endless, evaluation_loader, training_loader
+from hotrow.training.building import Columns, build
+from hotrow.training.config import RunConfig
+from hotrow.training.evaluation import evaluate
+from hotrow.training.faults import bad_loss
+from hotrow.training.history import History
+from hotrow.training.optimization import lr_factor
+from hotrow.training.progress import Progress, Silence
+from hotrow.training.saving import arrays_of, check_resumable, load_arrays, make_manifest
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass
+class RunState:
+    """What a run must remember beyond the model and the data position.
+
+    loss_sum, num_losses: of the steps since the last history row. best: step and AUC of the best evaluation.
+    """
+
+    step: int = 0
+    num_samples: int = 0
+    loss_sum: float = 0.0
+    num_losses: int = 0
+    best_step: int | None = None
+    best_auc: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("loss_sum", "num_losses", "best_step", "best_auc")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a finished run has to say. samples_per_second: of training alone, without evaluation and checkpoints."""
+
+    run_dir: Path
+    checkpoint: Path
+    num_steps: int
+    num_samples: int
+    train_loss: float
+    seconds: float
+    samples_per_second: float
+    metrics: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = dict(self.__dict__)
+        return values | {"run_dir": str(self.run_dir), "checkpoint": str(self.checkpoint)}
+
+
+class Trainer:
+    """One run in one directory.
+
+    config: everything that decides the numbers. data_dir: a prepared dataset. run_dir: gets ``history.jsonl``,
+    ``tensorboard/`` and ``checkpoints/``. Raises ConfigError, FormatError or DataError before any step is made if
+    configuration and data do not fit each other.
+    """
+
+    def __init__(
+        self, config: RunConfig, data_dir: str | Path, run_dir: str | Path, progress: Progress | None = None
+    ) -> None:
+        self.config, self.data_dir, self.run_dir = config, Path(data_dir), Path(run_dir)
+        self.progress = progress or Silence()
+        self.manifest: DatasetManifest = load_manifest(self.data_dir)
+        self.columns = Columns.of(self.manifest, config.data.features)
+        self.num_samples_in_epoch = self.manifest.num_samples("train")
+        self.num_steps = self._count_steps()
+        self.state = RunState()
+        self._train_seconds = 0.0
+        self._last_loss = math.nan
+
+    def train(self, *, resume: bool = False) -> TrainingResult:
+        """Train to the end, from the start or (``resume``) from the run's last checkpoint.
+
+        Raises ConfigError if the directory has a run and ``resume`` is False, or has none and it is True.
+        """
+        begin = time.perf_counter()
+        checkpoints = self._claim(resume)
+        try:
+            return self._train(checkpoints, resume, begin)
+        finally:
+            checkpoints.unlock()
+
+    def _claim(self, resume: bool) -> CheckpointDirectory:
+        exists = self.run_dir.exists() and any(self.run_dir.iterdir())
+        if exists and not resume:
+            raise ConfigError(
+                f"{self.run_dir}: there is a run here already; add --resume to go on, or give another --out"
+            )
+        if resume and not exists:
+            raise ConfigError(
+                f"{self.run_dir}: there is no run to resume; give its --out, or leave --resume out"
+            )
+        checkpoints = CheckpointDirectory(self.run_dir / CHECKPOINTS)
+        checkpoints.lock()
+        checkpoints.clean()
+        return checkpoints
+
+    def _train(self, checkpoints: CheckpointDirectory, resume: bool, begin: float) -> TrainingResult:
+        config = self.config
+        torch.manual_seed(config.seed)
+        if config.training.threads is not None:
+            torch.set_num_threads(config.training.threads)
+        self.model = build(config, self.columns)
+        loader = training_loader(config, self.data_dir, self.manifest)
+        latest = checkpoints.latest() if resume else None
+        if latest is not None:
+            self._restore(latest, loader)
+        history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
+        first_sample = self.state.num_samples
+        try:
+            with self.progress:
+                self._run_steps(loader, checkpoints, history)
+                checkpoint = self._finish(loader, checkpoints, history)
+        finally:
+            history.close()
+        trained = self.state.num_samples - first_sample
+        return TrainingResult(
+            run_dir=self.run_dir,
+            checkpoint=checkpoint,
+            num_steps=self.state.step,
+            num_samples=self.state.num_samples,
+            train_loss=self._last_loss,
+            seconds=time.perf_counter() - begin,
+            samples_per_second=trained / self._train_seconds if self._train_seconds > 0 else 0.0,
+            metrics=self.state.metrics,
+        )
+
+    def _count_steps(self) -> int:
+        training = self.config.training
+        per_epoch = -(-self.num_samples_in_epoch // training.batch_size)
+        if per_epoch == 0:
+            raise DataError(f"{self.data_dir}: split 'train' has no samples; prepare the dataset with some")
+        return training.steps if training.steps is not None else training.epochs * per_epoch
+
+    def _restore(self, path: Path, loader: Loader) -> None:
+        directory, manifest = open_checkpoint(path)
+        check_resumable(manifest, directory, self.config, self.columns)
+        if self.config.training.threads is None:
+            torch.set_num_threads(int(manifest.random["torch_threads"]))
+        load_arrays(self.model, directory, manifest, for_training=True)
+        loader.load_state_dict(dict(manifest.position))
+        self.state = RunState(
+            step=manifest.step,
+            num_samples=manifest.num_samples,
+            metrics=dict(manifest.metrics),
+            **manifest.state,
+        )
+
+    def _run_steps(self, loader: Loader, checkpoints: CheckpointDirectory, history: History) -> None:
+        config, state = self.config, self.state
+        self._begin_training_bar()
+        batches = endless(loader)
+        while state.step < self.num_steps:
+            begin = time.perf_counter()
+            batch = next(batches)
+            loss = self._step(batch)
+            state.step += 1
+            state.num_samples += batch.num_samples
+            state.loss_sum += loss
+            state.num_losses += 1
+            self._train_seconds += time.perf_counter() - begin
+            if state.step % config.training.log_every == 0 or state.step == self.num_steps:
+                self._log(history)
+            self.progress.advance(batch.num_samples, f"loss {self._last_loss:.5f}")
+            if state.step < self.num_steps:
+                self._between_steps(loader, checkpoints, history)
+
+    def _between_steps(self, loader: Loader, checkpoints: CheckpointDirectory, history: History) -> None:
+        config, step = self.config, self.state.step
+        is_best = False
+        if _is_due(step, config.evaluation.every_steps):
+            auc = self._evaluate(config.evaluation.split, history, config.evaluation.max_samples)
+            is_best = self._note_best(auc)
+            self._begin_training_bar()
+        if _is_due(step, config.checkpoint.every_steps) or (is_best and config.checkpoint.keep_best):
+            self._save(loader, checkpoints)
+
+    def _begin_training_bar(self) -> None:
+        total = round(self.num_steps * self.num_samples_in_epoch / max(1, self._steps_per_epoch()))
+        self.progress.begin("training", total, self.state.num_samples)
+
+    def _steps_per_epoch(self) -> int:
+        return -(-self.num_samples_in_epoch // self.config.training.batch_size)
+
+    def _step(self, batch: Batch) -> float:
+        """One update of everything; the loss before it. Nothing is changed if the loss is not finite."""
+        model, state = self.model, self.state
+        model.set_lr_factor(lr_factor(self.config.training, state.step, self.num_steps))
+        try:
+            logits = model.predict(batch)
+        except DataError as error:
+            raise type(error)(f"{self._where()}: {error}") from error
+        loss = weighted_loss(logits, batch.labels, batch.weights)
+        value = loss.item()
+        if not math.isfinite(value):
+            columns = self.columns
+            raise bad_loss(value, batch, logits, columns.dense_names, columns.label_names, self._where())
+        model.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.optimizer.step()
+        return value
+
+    def _where(self) -> str:
+        return f"{self.data_dir}: step {self.state.step + 1} (samples from {self.state.num_samples} on)"
+
+    def _log(self, history: History) -> None:
+        state = self.state
+        self._last_loss = state.loss_sum / state.num_losses
+        speed = state.num_samples and self._train_seconds and state.num_samples / self._train_seconds
+        factor = lr_factor(self.config.training, state.step - 1, self.num_steps)
+        history.add(
+            state.step,
+            "train",
+            {"loss": self._last_loss, "lr_factor": factor, "samples_per_second": round(speed)},
+        )
+        state.loss_sum, state.num_losses = 0.0, 0
+
+    def _evaluate(self, split: str, history: History, max_samples: int | None) -> float:
+        """Evaluate, note the metrics; the mean AUC over the labels."""
+        loader = evaluation_loader(self.config, self.data_dir, self.manifest, split)
+        total = self.manifest.num_samples(split)
+        self.progress.begin(f"eval {split}", total if max_samples is None else min(total, max_samples))
+        found = evaluate(
+            self.model.predict,
+            loader,
+            self.columns.label_names,
+            max_samples=max_samples,
+            advance=self.progress.advance,
+        )
+        self.state.metrics[split] = {label: metrics.to_json() for label, metrics in found.items()}
+        for label, metrics in found.items():
+            prefix = f"{label}/" if len(found) > 1 else ""
+            history.add(self.state.step, split, {prefix + k: v for k, v in metrics.to_json().items()})
+        return sum(metrics.auc for metrics in found.values()) / len(found)
+
+    def _note_best(self, auc: float) -> bool:
+        state = self.state
+        if math.isnan(auc) or (state.best_auc is not None and auc <= state.best_auc):
+            return False
+        state.best_step, state.best_auc = state.step, auc
+        return True
+
+    def _save(self, loader: Loader, checkpoints: CheckpointDirectory) -> Path:
+        config, state = self.config.checkpoint, self.state
+        manifest = make_manifest(
+            self.model,
+            step=state.step,
+            num_samples=state.num_samples,
+            position=loader.state_dict(),
+            state=state.to_json(),
+            metrics=state.metrics,
+        )
+        path = checkpoints.commit(manifest, arrays_of(self.model))
+        keep = (state.best_step,) if config.keep_best and state.best_step is not None else ()
+        checkpoints.prune(config.keep_last, keep)
+        return path
+
+    def _finish(self, loader: Loader, checkpoints: CheckpointDirectory, history: History) -> Path:
+        """The last evaluations and the last checkpoint, unless a resumed run had made them already."""
+        if self.state.step in checkpoints.steps():
+            return checkpoints.at(self.state.step)
+        for split in self.config.evaluation.final_splits:
+            if self.manifest.splits.get(split) and self.manifest.num_samples(split):
+                auc = self._evaluate(split, history, None)
+                if split == self.config.evaluation.split:
+                    self._note_best(auc)
+        return self._save(loader, checkpoints)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean binary cross entropy over samples and labels, each sample counting by its weight."""
+    if weights is None:
+        return functional.binary_cross_entropy_with_logits(logits, labels)
+    losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (losses * weights.unsqueeze(1)).sum() / (weights.sum() * labels.shape[1])
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

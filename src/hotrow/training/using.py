@@ -1,0 +1,124 @@
+"""A checkpoint as a model: load it, evaluate it on a split of prepared data, export its rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hotrow.checkpoint import CheckpointManifest, open_checkpoint, write_arrays
+from hotrow.config import parse
+from hotrow.core import IDENTITY_ORDER
+from hotrow.data import FeatureInfo, load_manifest
+from hotrow.errors import ConfigError, FormatError
+from hotrow.training.batches import evaluation_loader
+from hotrow.training.building import Columns, Model, build
+from hotrow.training.config import RunConfig
+from hotrow.training.evaluation import evaluate
+from hotrow.training.progress import Progress, Silence
+from hotrow.training.saving import check_usable, load_arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model and the checkpoint it came from."""
+
+    model: Model
+    path: Path
+    manifest: CheckpointManifest
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """The model of a checkpoint (a run's directory means its latest), checksums verified. Raises FormatError."""
+    directory, manifest = open_checkpoint(path)
+    config = parse(RunConfig, manifest.config, str(directory))
+    model = build(config, _columns_of(manifest))
+    load_arrays(model, directory, manifest, for_training=False)
+    return LoadedModel(model=model, path=directory, manifest=manifest)
+
+
+def _columns_of(manifest: CheckpointManifest) -> Columns:
+    entries = manifest.dataset["features"]
+    features = tuple(
+        FeatureInfo(
+            name=table.name,
+            num_rows=table.num_embeddings,
+            order_id=table.order_id,
+            vocabulary_id=entries[table.name]["vocabulary_id"],
+        )
+        for table in manifest.tables
+    )
+    return Columns(
+        features=features,
+        dense_names=tuple(manifest.dataset["dense_names"]),
+        label_names=tuple(manifest.dataset["label_names"]),
+        has_weights=False,
+        fingerprint=manifest.dataset["fingerprint"],
+    )
+
+
+def evaluate_checkpoint(
+    path: str | Path, data_dir: str | Path | None, split: str, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Metrics of a checkpoint on ``split`` of ``data_dir`` (by default the data it was trained on), as JSON values."""
+    progress = progress or Silence()
+    loaded = load_model(path)
+    config = loaded.model.config
+    directory = data_dir or config.data.dir
+    if directory is None:
+        raise ConfigError(f"{path}: the checkpoint does not say where its data is; give --data DIR")
+    manifest = load_manifest(directory)
+    check_usable(loaded.manifest, loaded.path, Columns.of(manifest, config.data.features))
+    if not manifest.num_samples(split):
+        raise FormatError(f"{directory}: split {split!r} has no samples; choose another split")
+    begin = time.perf_counter()
+    with progress:
+        progress.begin(f"eval {split}", manifest.num_samples(split))
+        found = evaluate(
+            loaded.model.predict,
+            evaluation_loader(config, directory, manifest, split),
+            loaded.model.columns.label_names,
+            advance=progress.advance,
+        )
+    seconds = time.perf_counter() - begin
+    num_samples = max(metrics.num_samples for metrics in found.values())
+    return {
+        "checkpoint": str(loaded.path),
+        "step": loaded.manifest.step,
+        "data": str(directory),
+        "split": split,
+        "seconds": seconds,
+        "samples_per_second": num_samples / seconds,
+        "metrics": {label: metrics.to_json() for label, metrics in found.items()},
+    }
+
+
+def export_weights(path: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write rows and dense part as one safetensors file under ``state_dict`` names; the file's facts as JSON values.
+
+    Rows are named as TorchRec's collections name them, ``embedding_bags.<table>.weight``, and are in row ids.
+    """
+    loaded, out = load_model(path), Path(out)
+    for table in loaded.manifest.tables:
+        if table.order_id != IDENTITY_ORDER:
+            raise FormatError(
+                f"{loaded.path}: table {table.name!r} has order_id {table.order_id!r}; only {IDENTITY_ORDER!r} can be "
+                "exported"
+            )
+    rows = loaded.model.embeddings.row_arrays()
+    arrays: dict[str, Tensor] = {
+        f"embedding_bags.{name}": rows[name]
+        for name in _weights(table.name for table in loaded.manifest.tables)
+    }
+    arrays |= {f"dense.{name}": value for name, value in loaded.model.dense.state_dict().items()}
+    metadata = {"format": "pt", "step": str(loaded.manifest.step)}
+    info = write_arrays(out.parent, out.name, arrays, metadata, atomic=True)
+    return {"file": str(out), "num_bytes": info.num_bytes, "sha256": info.sha256, "arrays": sorted(arrays)}
+
+
+def _weights(tables: Iterator[str]) -> Iterator[str]:
+    return (f"{table}.weight" for table in tables)
