@@ -67,11 +67,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """TOML text as a dict; ``where`` begins the ConfigError if it is not TOML."""
     try:
-        return tomllib.loads(text)
+        values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
             f"{where}: not TOML: {error}; write key = value lines under [section] headings"
         ) from error
+    return values
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
 
     Raises ConfigError for an override that is not ``key=value`` or whose path goes through a plain value.
     """
-    result = _deep_copy(values)
+    result: dict[str, Any] = _deep_copy(values)
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = [key.strip() for key in path.split(".")]

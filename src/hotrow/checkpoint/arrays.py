@@ -135,7 +135,7 @@ def _slices(tensor: Tensor) -> Iterator[memoryview]:
     step = max(1, _SLICE_BYTES // (rows[0].numel() * rows.element_size()))
     for begin in range(0, rows.shape[0], step):
         part = rows[begin : begin + step].contiguous()
-        yield memoryview(part.view(-1).view(torch.uint8).numpy())
+        yield part.view(-1).view(torch.uint8).numpy().data
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:
@@ -233,7 +233,7 @@ class ArrayReader:
         for begin in range(0, rows.shape[0], step):
             part = rows[begin : begin + step]
             buffer = part if part.is_contiguous() else torch.empty(part.shape, dtype=part.dtype)
-            view = memoryview(buffer.view(-1).view(torch.uint8).numpy())
+            view = buffer.view(-1).view(torch.uint8).numpy().data
             self._read_all(view, offset)
             offset += len(view)
             if buffer is not part:

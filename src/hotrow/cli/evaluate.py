@@ -21,7 +21,9 @@ def command(
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     json_: Json = False,
 ) -> None:
-    """Evaluate a checkpoint: exact AUC, log loss, normalised entropy, calibration.
+    """Evaluate a checkpoint on prepared data.
+
+    Metrics: exact AUC, log loss, normalised entropy, calibration.
 
     \b
     Example:

@@ -18,7 +18,9 @@ def command(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     json_: Json = False,
 ) -> None:
-    """Write the weights under state_dict names: embedding_bags.<table>.weight (as TorchRec's), dense.<parameter>.
+    """Write the weights as one safetensors file.
+
+    Its names are those of a state_dict: embedding_bags.<table>.weight (as TorchRec's) and dense.<parameter>.
 
     \b
     Example:

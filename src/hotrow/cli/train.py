@@ -10,7 +10,6 @@ import typer
 from hotrow.cli.console import on_terminal, print_json, print_table
 from hotrow.errors import ConfigError
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Set = Annotated[
     list[str] | None,
@@ -31,8 +30,9 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Train this many steps instead of whole epochs.")] = None,
     json_: Json = False,
 ) -> None:
-    """Train a model on prepared data: rows, dense part, metrics, curves, checkpoints.
+    """Train a model on prepared data.
 
+    The run's directory gets checkpoints, history.jsonl and TensorBoard curves.
     A run that was killed goes on with --resume and ends with the very numbers of one that was not.
 
     \b

@@ -87,8 +87,9 @@ class LowRankCross(nn.Module):
         with torch.no_grad():
             for layer in (*self.down, *self.up):
                 layer.weight.normal_(0.0, (2.0 / (width + rank)) ** 0.5, generator=generator)
-            for layer in self.up:
-                layer.bias.zero_()
+            for name, parameter in self.up.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
 
     def forward(self, x0_BW: Tensor) -> Tensor:
         x_BW = x0_BW
