@@ -53,7 +53,8 @@ class ZipfHeat(Heat):
 
     Inverse CDF. The first 4096 probabilities are summed exactly; behind them ``k ** -alpha`` is replaced by its
     integral over [k - 1/2, k + 1/2] (midpoint rule), whose relative error is at most
-    ``alpha * (alpha + 1) / (24 * 4096**2)``: below 1e-8 for alpha up to 1.5. Raises ConfigError for alpha outside [0, 8].
+    ``alpha * (alpha + 1) / (24 * 4096**2)``: below 1e-8 for alpha up to 1.5.
+    Raises ConfigError for alpha outside [0, 8].
     """
 
     def __init__(self, num_rows: int, alpha: float) -> None:
@@ -110,7 +111,8 @@ REUSE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1
 """Upper bounds of the buckets of the published reuse histogram; the last bucket is open."""
 
 REUSE_ACCESS_SHARES = (
-    0.069, 0.044, 0.068, 0.101, 0.121, 0.104, 0.073, 0.058, 0.052, 0.050, 0.049, 0.048, 0.048, 0.043, 0.031, 0.023, 0.019,
+    0.069, 0.044, 0.068, 0.101, 0.121, 0.104, 0.073, 0.058, 0.052,
+    0.050, 0.049, 0.048, 0.048, 0.043, 0.031, 0.023, 0.019,
 )  # fmt: skip
 """Share of the accesses that go to rows of each bucket: Meta's dlrm_datasets, ``fbgemm_t856_bs65536`` (MIT)."""
 
@@ -137,7 +139,8 @@ class MixtureHeat(Heat):
 
     def places(self, uniforms: Floats) -> Ints:
         places = np.interp(uniforms, self._mass_cdf, self._row_cdf)
-        return np.minimum(places.astype(np.int64), self.num_rows - 1)
+        result: Ints = np.minimum(places.astype(np.int64), self.num_rows - 1)
+        return result
 
     def mass(self, num_places: Ints) -> Floats:
         result: Floats = np.interp(np.asarray(num_places, dtype=np.float64), self._row_cdf, self._mass_cdf)
@@ -204,7 +207,8 @@ class Scramble:
     def __call__(self, places: NDArray[Any]) -> Ints:
         """The image of each place; same shape, int64."""
         if self._table is not None:
-            return self._table[places].astype(np.int64)
+            small: Ints = self._table[places].astype(np.int64)
+            return small
         return self._walk(places.astype(np.uint64)).astype(np.int64)
 
     def _walk(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -227,4 +231,5 @@ class Scramble:
             mixed += left
             mixed -= side * (mixed >= side)
             left, right = right, mixed
-        return left * side + right
+        result: NDArray[np.uint64] = left * side + right
+        return result

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 GROUPS = ("user", "item", "")
 NUM_BANDS = 16
-"""Bands of equal mass a heat law is cut into; samples may share the band (how popular), clusters share the place in it."""
+"""Bands of equal mass a heat law is cut into: samples share a band (how popular), clusters a cell inside it."""
 
 CALIBRATION_CHUNK = -1
 
