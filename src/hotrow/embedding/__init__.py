@@ -1,7 +1,16 @@
 """EmbeddingBagCollection and EmbeddingCollection: tables in memory, trained in the backward pass."""
 
 from hotrow.embedding.bags import EmbeddingBagCollection
+from hotrow.embedding.foreign import convert_config
 from hotrow.embedding.module import STATE_DICT_LIMIT_BYTES
+from hotrow.embedding.replace import Replacement, replace_embeddings
 from hotrow.embedding.sequences import EmbeddingCollection
 
-__all__ = ["STATE_DICT_LIMIT_BYTES", "EmbeddingBagCollection", "EmbeddingCollection"]
+__all__ = [
+    "STATE_DICT_LIMIT_BYTES",
+    "EmbeddingBagCollection",
+    "EmbeddingCollection",
+    "Replacement",
+    "convert_config",
+    "replace_embeddings",
+]

@@ -49,18 +49,34 @@ class TableRows(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        key = prefix + "weight"
-        if key not in state_dict:
-            missing_keys.append(key)
-            return
-        problem = load_weight(self.table, self.weight, state_dict[key])
-        if problem:
-            error_msgs.append(f"{key}: {problem}")
-        if strict:
-            unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k != key)
+        load_rows(
+            self.table, self.weight, state_dict, prefix, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.table.data_type.value}"
+
+
+def load_rows(
+    table: EmbeddingConfig,
+    rows: Tensor,
+    state_dict: Mapping[str, Any],
+    prefix: str,
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Load ``prefix + "weight"`` into a table's rows, reporting what is wrong as ``nn.Module`` wants it reported."""
+    key = prefix + "weight"
+    if key not in state_dict:
+        missing_keys.append(key)
+    else:
+        problem = load_weight(table, rows, state_dict[key])
+        if problem:
+            error_msgs.append(f"{key}: {problem}")
+    if strict:
+        unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k != key)
 
 
 def load_weight(table: EmbeddingConfig, rows: Tensor, weight: Any) -> str | None:
@@ -96,6 +112,12 @@ class TableModule(nn.Module):
         self._output_width = sum(store.output_dims)
         self._anchor = torch.empty(0, requires_grad=self._is_fused)
         self._clock = torch.zeros((), dtype=torch.int64)
+
+    def freeze(self) -> None:
+        """No backward changes the rows from now on."""
+        self._anchor.requires_grad_(False)
+        for rows in self._store.rows:
+            rows.requires_grad_(False)
 
     def _parameters_in_order(self) -> list[Tensor]:
         """The tables' parameters where there is no optimizer of our own."""
@@ -255,7 +277,7 @@ class TableModule(nn.Module):
                     f"table {table.name!r}: rows are {dtype} and cannot become {changed.dtype}; "
                     "choose data_type in the table's configuration"
                 )
-            if changed.is_shared():
+            if changed.is_shared():  # type: ignore[no-untyped-call]
                 raise ConfigError(
                     f"table {table.name!r}: rows cannot be shared between processes in this version"
                 )
@@ -277,6 +299,7 @@ class TableModule(nn.Module):
         store = copy.deepcopy(self._store, memo)
         twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         twin._attach(store)
+        twin._anchor.requires_grad_(self._anchor.requires_grad)
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

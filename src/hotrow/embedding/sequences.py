@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from hotrow.core import EmbeddingConfig, Plan
 from hotrow.embedding.bags import DEFAULT_OPTIMIZER
@@ -82,6 +83,14 @@ class EmbeddingCollection(Collection):
         """Output names of each table's features."""
         features = self._store.features
         return [[f.name for f in features if f.table == index] for index in range(len(self._configs))]
+
+    @classmethod
+    def _from_store(cls, tables: Sequence[EmbeddingConfig], need_indices: bool, store: TableStore) -> Self:
+        """A collection over rows that exist already."""
+        found = cls.__new__(cls)
+        Collection.__init__(found, store)
+        found._need_indices, found._configs = need_indices, list(tables)
+        return found
 
     def extra_repr(self) -> str:
         return f"need_indices={self._need_indices}, optimizer={self.optimizer}, seed={self.seed}"
