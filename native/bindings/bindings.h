@@ -1,0 +1,10 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace hotrow {
+
+void bind_lookup(nanobind::module_& m);
+void bind_arena(nanobind::module_& m);
+
+}  // namespace hotrow

@@ -1,0 +1,34 @@
+# Targets of the native core; the Makefile includes this file. PYTHON is an interpreter with nanobind and cmake.
+PYTHON ?= python3
+CMAKE ?= cmake
+NATIVE_BUILD ?= build/native
+NATIVE_JOBS ?= 2
+
+# The module in place: src/hotrow/_native*.so, for working on a checkout.
+.PHONY: native
+native:
+	$(CMAKE) -S . -B $(NATIVE_BUILD)/module -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$$(command -v $(PYTHON)) \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/src/hotrow
+	$(CMAKE) --build $(NATIVE_BUILD)/module -j $(NATIVE_JOBS)
+
+# The C++ tests, without Python.
+.PHONY: native-test
+native-test:
+	$(CMAKE) -S native -B $(NATIVE_BUILD)/test -DCMAKE_BUILD_TYPE=Release
+	$(CMAKE) --build $(NATIVE_BUILD)/test -j $(NATIVE_JOBS)
+	ctest --test-dir $(NATIVE_BUILD)/test --output-on-failure
+
+# The same under AddressSanitizer and UndefinedBehaviorSanitizer.
+.PHONY: sanitize
+sanitize:
+	$(CMAKE) -S native -B $(NATIVE_BUILD)/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DHOTROW_SANITIZE=ON
+	$(CMAKE) --build $(NATIVE_BUILD)/sanitize -j $(NATIVE_JOBS)
+	ctest --test-dir $(NATIVE_BUILD)/sanitize --output-on-failure
+
+# The same for 64-bit ARM, run by qemu-user. Needs g++-aarch64-linux-gnu and qemu-user.
+.PHONY: native-test-arm
+native-test-arm:
+	$(CMAKE) -S native -B $(NATIVE_BUILD)/arm -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native/tests/aarch64.cmake
+	$(CMAKE) --build $(NATIVE_BUILD)/arm -j $(NATIVE_JOBS)
+	ctest --test-dir $(NATIVE_BUILD)/arm --output-on-failure
