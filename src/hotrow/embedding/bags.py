@@ -90,7 +90,9 @@ class EmbeddingBagCollection(Collection):
         for table, target, source in zip(self._configs, tables, self._store.group.rows):
             rows.append(source.clone() if table.data_type is DataType.INT8 else store_rows(source, target))
         return self._from_store(
-            tables, self._is_weighted, TableStore(tables, self.optimizer, self.seed, rows)
+            tables,
+            self._is_weighted,
+            TableStore(tables, self.optimizer or DEFAULT_OPTIMIZER, self.seed, rows),
         )
 
     @classmethod

@@ -27,9 +27,7 @@ class Collection(TableModule):
         tables = nn.ModuleDict()
         for index, table in enumerate(store.tables):
             if store.optimizer is None:
-                store.rows[index] = nn.Parameter(
-                    store.rows[index], requires_grad=store.rows[index].is_floating_point()
-                )
+                store.rows[index] = nn.Parameter(store.rows[index])
             tables[table.name] = TableRows(table, store.rows[index])
         self.add_module(self.MODULES_NAME, tables)
 

@@ -16,7 +16,7 @@ from hotrow.jagged import KeyedJaggedTensor, lengths_to_offsets
 
 if TYPE_CHECKING:
     from hotrow.embedding.store import TableStore
-    from hotrow.kernels.spec import TableGroup
+    from hotrow.kernels import TableGroup
 
 
 class Jagged(NamedTuple):

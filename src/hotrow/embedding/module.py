@@ -15,7 +15,7 @@ from hotrow.embedding.lookup import FusedPooled, Jagged, SparsePooled
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import INT8_TAIL_BYTES, store_rows
 from hotrow.errors import ConfigError, DataError
-from hotrow.kernels.library import pooled_lookup, register_target
+from hotrow.kernels import pooled_lookup_op, register_target
 from hotrow.optim import Optimizer
 
 STATE_DICT_LIMIT_BYTES = 8 << 30
@@ -227,7 +227,7 @@ class TableModule(nn.Module):
         if weights is not None:
             weights = weights.float()
         if torch.compiler.is_compiling():
-            return pooled_lookup(
+            return pooled_lookup_op(
                 self._anchor,
                 self._clock,
                 values,

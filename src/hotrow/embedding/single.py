@@ -131,6 +131,7 @@ class PooledTable(SingleTable):
                 f"{self.table.name}: offsets run from {int(bounds[0])} to {int(bounds[-1])} for {values.shape[0]} ids; "
                 "they must start at 0 and end at the number of ids"
             )
+        assert self.padding_idx is not None
         keep = values.ne(self.padding_idx)
         kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
         inside = bounds.long().clamp(0, values.shape[0])

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from hotrow import kernels
 from hotrow.core import DataType, EmbeddingConfig
 from hotrow.embedding.lookup import Jagged, select_features
-from hotrow.embedding.tables import features_of, make_rows, make_state, table_spec
+from hotrow.embedding.tables import check_trainable, features_of, make_rows, make_state, table_spec
 from hotrow.errors import ConfigError
-from hotrow.kernels.spec import TableGroup
+from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
 
 
@@ -33,6 +33,7 @@ class TableStore:
         seed: int,
         rows: Sequence[Tensor] | None = None,
     ) -> None:
+        check_trainable(tables, optimizer)
         self.tables, self.optimizer, self.seed = list(tables), optimizer, seed
         self.step = 0
         self.features, self.input_keys = features_of(tables)

@@ -22,13 +22,23 @@ from hotrow.core import (
     Tier,
 )
 from hotrow.errors import ConfigError
-from hotrow.kernels.spec import FeatureSpec, TableSpec
+from hotrow.kernels import FeatureSpec, TableSpec
 from hotrow.optim import Optimizer
 
 INT8_TAIL_BYTES = 8
 """Bytes of scale and bias behind the elements of an INT8 row."""
 
 _CHUNK_ROWS = 1 << 16
+
+
+def check_trainable(tables: Sequence[EmbeddingConfig], optimizer: Optimizer | None) -> None:
+    """Raise ConfigError for INT8 rows that are to be parameters: they have no gradient."""
+    for table in tables:
+        if optimizer is None and table.data_type is DataType.INT8:
+            raise ConfigError(
+                f"table {table.name!r} is INT8, which cannot be a parameter; leave optimizer out (INT8 rows are looked "
+                "up only), or choose FP32 or BF16"
+            )
 
 
 def random_key(table_name: str) -> int:

@@ -10,3 +10,16 @@ Shapes (F features, B samples, N lookups, T tables, D_f the width of feature f's
 
 Results are bit-for-bit equal for any number of threads and any CPU level.
 """
+
+from hotrow.kernels.library import LookupTarget, find_target, pooled_lookup_op, register_target
+from hotrow.kernels.spec import FeatureSpec, TableGroup, TableSpec
+
+__all__ = [
+    "FeatureSpec",
+    "LookupTarget",
+    "TableGroup",
+    "TableSpec",
+    "find_target",
+    "pooled_lookup_op",
+    "register_target",
+]

@@ -66,7 +66,7 @@ def find_target(handle: int) -> LookupTarget:
 
 
 @torch.library.custom_op("hotrow::pooled_lookup", mutates_args=(), device_types="cpu")
-def pooled_lookup(
+def pooled_lookup_op(
     anchor: Tensor,
     clock: Tensor,
     values: Tensor,
@@ -86,7 +86,7 @@ def pooled_lookup(
 
 
 @torch.library.custom_op("hotrow::pooled_backward", mutates_args=("clock",), device_types="cpu")
-def pooled_backward(
+def pooled_backward_op(
     anchor: Tensor,
     clock: Tensor,
     values: Tensor,
@@ -111,7 +111,7 @@ def pooled_backward(
     return torch.zeros_like(anchor), weights_grad
 
 
-@pooled_lookup.register_fake
+@pooled_lookup_op.register_fake
 def _(
     anchor: Tensor,
     clock: Tensor,
@@ -126,7 +126,7 @@ def _(
     return anchor.new_empty(((offsets.shape[0] - 1) // num_keys, output_width), dtype=torch.float32)
 
 
-@pooled_backward.register_fake
+@pooled_backward_op.register_fake
 def _(
     anchor: Tensor,
     clock: Tensor,
@@ -153,10 +153,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     anchor, values, offsets, weights = ctx.saved_tensors
     needs = (ctx.needs_input_grad[0], weights is not None and ctx.needs_input_grad[4])
-    anchor_grad, weights_grad = pooled_backward(
+    anchor_grad, weights_grad = pooled_backward_op(
         anchor, ctx.clock, values, offsets, weights, grad, ctx.handle, ctx.selection, ctx.num_keys, *needs
     )
     return anchor_grad, None, None, None, weights_grad if needs[1] else None, None, None, None, None
 
 
-pooled_lookup.register_autograd(_backward, setup_context=_setup_context)
+pooled_lookup_op.register_autograd(_backward, setup_context=_setup_context)
