@@ -137,11 +137,14 @@ class Block:
     def fill(self) -> Iterator[int]:
         """Read span by span; yields the number of samples read so far."""
         layout = self._layout
+        for span in self._spans if layout.multi else ():  # before their offsets are trusted
+            self._open(span.shard).check_samples(span.begin, span.end)
         for name in layout.multi:
             self.bags[name] = Bags.of_spans(name, self._spans, self._open, layout.id_types[name])
         at = 0
         for span in self._spans:
             shard = self._open(span.shard)
+            shard.check_samples(span.begin, span.end)
             layout.write_records(self.records[at : at + span.num_samples], shard, span.begin, span.end)
             for name in layout.multi:
                 self.bags[name].write(at, shard, name, span.begin, span.end)

@@ -1,7 +1,8 @@
 """One shard: a file of uncompressed little-endian columns that a reader maps and slices without decoding.
 
 Layout: 8 bytes magic, u32 header length, u32 CRC-32 of the header, the header (JSON, padded with blanks), then the
-columns, each beginning at a multiple of 64 bytes. The header lists every column with offset, type, shape and CRC-32.
+columns, each beginning at a multiple of 64 bytes. The header lists every column with offset, type, shape and the CRC-32
+of each page of 16384 entries (8 hexadecimal digits each, in order), so that a reader can check just what it reads.
 Columns, for n samples::
 
     sparse:<feature>    int32|int64 [n], or [number of ids] for a multi-valued feature
@@ -19,7 +20,7 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,7 @@ FORMAT_VERSION = 1
 _PREFIX = struct.Struct("<8sII")
 _ALIGNMENT = 64
 _MAX_HEADER_BYTES = 64 << 20
-_NO_CHECKSUM = "0" * 8
+PAGE_ENTRIES = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,12 @@ class Column:
     offset: int
     dtype: str
     shape: tuple[int, ...]
-    checksum: str = _NO_CHECKSUM
+    checksum: str = ""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of PAGE_ENTRIES entries, each with a checksum."""
+        return -(-self.shape[0] // PAGE_ENTRIES)
 
     @property
     def row_bytes(self) -> int:
@@ -95,8 +101,8 @@ def _header_bytes(
     ):  # offsets depend on the header's length and the length on the digits of the offsets: settles at once
         columns, end = [], _align(_PREFIX.size + length)
         for name, dtype, shape in shapes:
-            checksum = checksums.get(name, _NO_CHECKSUM)
-            columns.append(Column(name=name, offset=end, dtype=dtype, shape=shape, checksum=checksum))
+            column = Column(name=name, offset=end, dtype=dtype, shape=shape)
+            columns.append(replace(column, checksum=checksums.get(name, "0" * 8 * column.num_pages)))
             end = _align(end + columns[-1].num_bytes)
         header = {
             "format": "hotrow-shard",
@@ -131,8 +137,8 @@ class ShardWriter:
     """Writes one shard column by column, in any order of columns; the rows of a column in order.
 
     The file has its full size from the start, so a full disk is met here and not at the last column. A shard that
-    was not finished has no valid header and is refused by readers. With ``resume`` the bytes already there are kept
-    and ``checksums`` are those of the finished columns. Raises StorageError naming the path.
+    was not finished has no valid header and is refused by readers; bytes already in the file stay until they are
+    written anew, so that ``restore`` can take finished columns over. Raises StorageError naming the path.
     """
 
     def __init__(
@@ -147,45 +153,58 @@ class ShardWriter:
         self._num_values = dict(num_values or {})
         header, columns = _header_bytes(manifest, num_samples, self._num_values, {})
         self._columns = {column.name: column for column in columns}
-        self._crcs = dict.fromkeys(self._columns, 0)
+        self._crcs = {name: [0] * column.num_pages for name, column in self._columns.items()}
         self._num_written = dict.fromkeys(self._columns, 0)
         last = columns[-1]
         self._num_bytes = _align(last.offset + last.num_bytes)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._fd, self._num_bytes)
-            os.posix_fallocate(self._fd, 0, self._num_bytes)
+            with self.path.open("ab") as file:
+                os.ftruncate(file.fileno(), self._num_bytes)
+                os.posix_fallocate(file.fileno(), 0, self._num_bytes)
         except OSError as error:
             raise _storage_error(self.path, f"reserve {self._num_bytes} bytes", error) from error
 
     def restore(self, checksums: Mapping[str, str]) -> None:
         """Take columns as written earlier (after a kill), with the checksums they had."""
         for name, checksum in checksums.items():
-            self._crcs[name] = int(checksum, 16)
+            self._crcs[name] = [int(checksum[at : at + 8], 16) for at in range(0, len(checksum), 8)]
             self._num_written[name] = self._columns[name].shape[0]
 
     def append(self, name: str, values: NDArray[Any]) -> None:
         """Write the next entries of column ``name``, cast to the column's type."""
         column = self._columns[name]
-        data = np.ascontiguousarray(values, dtype=column.dtype).reshape(-1, *column.shape[1:])
+        data = np.ascontiguousarray(values, dtype=column.dtype)
+        if column.shape[1:] == (1,) and data.ndim == 1:
+            data = data[:, None]
+        if data.shape[1:] != column.shape[1:]:
+            raise DataError(f"{self.path}: column {name!r} takes {column.shape[1:]} a sample, {data.shape[1:]} given")
         done = self._num_written[name]
         if done + data.shape[0] > column.shape[0]:
             raise DataError(
                 f"{self.path}: column {name!r} has {column.shape[0]} entries, {done + data.shape[0]} given"
             )
         if data.nbytes:
-            view = memoryview(data.reshape(-1).view(np.uint8))
-            self._crcs[name] = zlib.crc32(view, self._crcs[name])
+            view = _bytes(data)
+            self._add_checksums(name, data, done)
             self._write(view, column.offset + done * column.row_bytes)
         self._num_written[name] = done + data.shape[0]
 
     def checksum(self, name: str) -> str:
-        """CRC-32 of what column ``name`` holds so far."""
-        return f"{self._crcs[name]:08x}"
+        """CRC-32 of every page of what column ``name`` holds so far."""
+        return "".join(f"{crc:08x}" for crc in self._crcs[name])
+
+    def _add_checksums(self, name: str, data: NDArray[Any], first: int) -> None:
+        """Carry the checksums of the pages over ``data``, whose first entry is number ``first``."""
+        crcs, begin = self._crcs[name], 0
+        while begin < len(data):
+            page = (first + begin) // PAGE_ENTRIES
+            end = min(len(data), (page + 1) * PAGE_ENTRIES - first)
+            crcs[page] = zlib.crc32(_bytes(data[begin:end]), crcs[page])
+            begin = end
 
     def finish(self, directory: str | Path) -> ShardInfo:
-        """Write the header, fsync and close. The file's name in the result is relative to ``directory``."""
+        """Write the header and fsync. The file's name in the result is relative to ``directory``."""
         for name, column in self._columns.items():
             if self._num_written[name] != column.shape[0]:
                 raise DataError(
@@ -194,12 +213,7 @@ class ShardWriter:
         checksums = {name: self.checksum(name) for name in self._columns}
         header, _ = _header_bytes(self._manifest, self._num_samples, self._num_values, checksums)
         checksum = zlib.crc32(header)
-        self._write(memoryview(_PREFIX.pack(MAGIC, len(header), checksum) + header), 0)
-        try:
-            os.fsync(self._fd)
-        except OSError as error:
-            raise _storage_error(self.path, "fsync", error) from error
-        self.close()
+        self._write(memoryview(_PREFIX.pack(MAGIC, len(header), checksum) + header), 0, sync=True)
         return ShardInfo(
             file=self.path.relative_to(directory).as_posix(),
             num_samples=self._num_samples,
@@ -208,19 +222,17 @@ class ShardWriter:
             num_values=self._num_values,
         )
 
-    def close(self) -> None:
-        """Close the file; what was written stays for a later writer to restore."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _write(self, view: memoryview, offset: int) -> None:
+    def _write(self, view: memoryview, offset: int, *, sync: bool = False) -> None:
+        num_bytes = len(view)
         try:
-            while len(view):
-                num_bytes = os.pwrite(self._fd, view, offset)
-                view, offset = view[num_bytes:], offset + num_bytes
+            with self.path.open("r+b", buffering=0) as file:
+                while len(view):
+                    written = os.pwrite(file.fileno(), view, offset)
+                    view, offset = view[written:], offset + written
+                if sync:
+                    os.fsync(file.fileno())
         except OSError as error:
-            raise _storage_error(self.path, f"write {len(view)} bytes", error) from error
+            raise _storage_error(self.path, f"write {num_bytes} bytes", error) from error
 
 
 def write_shard(
@@ -230,12 +242,9 @@ def write_shard(
     num_samples = len(columns["labels"])
     num_values = {f.name: len(columns[f"sparse:{f.name}"]) for f in manifest.features if f.is_multi_valued}
     writer = ShardWriter(Path(directory) / file, manifest, num_samples, num_values)
-    try:
-        for name, values in columns.items():
-            writer.append(name, values)
-        return writer.finish(directory)
-    finally:
-        writer.close()
+    for name, values in columns.items():
+        writer.append(name, values)
+    return writer.finish(directory)
 
 
 class Shard:
@@ -251,6 +260,7 @@ class Shard:
         self.path = Path(directory) / info.file
         self.num_samples = info.num_samples
         self._map: mmap.mmap | None = _map_file(self.path, info.num_bytes)
+        self._checked: dict[str, NDArray[np.bool_]] = {}
         try:
             header = _read_header(self.path, self._map, info.checksum)
             self._columns = _read_columns(self.path, header, manifest, info)
@@ -286,12 +296,36 @@ class Shard:
     def verify(self) -> None:
         """Check the CRC-32 of every column (about 1 s per GB). Raises FormatError naming file and column."""
         for column in self._columns.values():
-            found = f"{zlib.crc32(memoryview(self._array(column.name).reshape(-1).view(np.uint8))):08x}"
-            if found != column.checksum:
+            self._check_pages(column, 0, column.shape[0])
+
+    def check_samples(self, begin: int, end: int) -> None:
+        """Check the pages that hold samples ``[begin, end)``, each page once while the shard is open.
+
+        Raises FormatError naming file and column.
+        """
+        for column in self._columns.values():
+            if column.name.startswith("offsets:"):
+                self._check_pages(column, begin, end + 1)
+        for column in self._columns.values():
+            kind, _, feature = column.name.partition(":")
+            if kind == "sparse" and f"offsets:{feature}" in self._columns:
+                offsets = self.offsets(feature)
+                self._check_pages(column, int(offsets[begin]), int(offsets[end]))
+            elif kind != "offsets":
+                self._check_pages(column, begin, end)
+
+    def _check_pages(self, column: Column, begin: int, end: int) -> None:
+        checked = self._checked.setdefault(column.name, np.zeros(column.num_pages, bool))
+        pages = np.arange(begin // PAGE_ENTRIES, -(-end // PAGE_ENTRIES))
+        for page in pages[~checked[pages]].tolist():
+            entries = self._array(column.name)[page * PAGE_ENTRIES : (page + 1) * PAGE_ENTRIES]
+            found, expected = f"{zlib.crc32(_bytes(entries)):08x}", column.checksum[8 * page : 8 * page + 8]
+            if found != expected:
                 raise FormatError(
-                    f"{self.path}: column {column.name!r} has checksum {found}, expected {column.checksum}; "
-                    "the file was altered, prepare the dataset again"
+                    f"{self.path}: column {column.name!r} has checksum {found} in its entries from "
+                    f"{page * PAGE_ENTRIES} on, expected {expected}; the file was altered, prepare the dataset again"
                 )
+            checked[page] = True
 
     def close(self) -> None:
         """Unmap the file; arrays still alive keep their pages until they die."""
@@ -312,6 +346,11 @@ class Shard:
         assert self._map is not None, "the shard is closed"
         array: NDArray[Any] = np.ndarray(column.shape, np.dtype(column.dtype), self._map, column.offset)
         return array
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _map_file(path: Path, num_bytes: int) -> mmap.mmap:
