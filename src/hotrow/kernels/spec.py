@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,8 @@ class TableGroup:
     fp32 scale and fp32 bias (value = scale * q + bias, q in 0..255). state[t]: optimizer state by name, fp32,
     first dimension num_slots. row_ids[t]: row id of each slot (int64), None where slot = row.
 
+    prepared: what the kernels worked out about this group, kept between calls; theirs alone.
+
     Kernels never allocate per call and know nothing of tiers: they see arenas, slots and offsets.
     """
 
@@ -45,6 +48,7 @@ class TableGroup:
     rows: Sequence[Tensor]
     state: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
     row_ids: Sequence[Tensor | None] = field(default_factory=tuple)
+    prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def output_width(self) -> int:
