@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from hotrow.core import EmbeddingConfig
-from hotrow.embedding.module import TableModule, TableRows
+from hotrow.embedding.module import TableDict, TableModule, TableRows
 from hotrow.embedding.store import TableStore
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import KeyedJaggedTensor
@@ -18,30 +18,28 @@ class Collection(TableModule):
     """Several tables read through one ``KeyedJaggedTensor``. Not for direct use."""
 
     MODULES_NAME = ""
-    """Name of the ``ModuleDict`` of tables, as in TorchRec: it makes the keys of ``state_dict``."""
+    """Name of the module that holds the tables, as in TorchRec: it makes the keys of ``state_dict``."""
 
     def __init__(self, store: TableStore) -> None:
         super().__init__(store)
         self._feature_names = [feature.name for feature in store.features]
         self._dims = store.output_dims
-        tables = nn.ModuleDict()
+        tables: dict[str, TableRows] = {}
         for index, table in enumerate(store.tables):
             if store.optimizer is None:
                 store.rows[index] = nn.Parameter(store.rows[index])
             tables[table.name] = TableRows(table, store.rows[index])
-        self.add_module(self.MODULES_NAME, tables)
+        self.add_module(self.MODULES_NAME, TableDict(tables))
 
-    def _tables(self) -> nn.ModuleDict:
-        found = self._modules[self.MODULES_NAME]
-        assert isinstance(found, nn.ModuleDict)
-        return found
+    def _tables(self) -> TableDict:
+        return cast(TableDict, self._modules[self.MODULES_NAME])
 
     def _parameters_in_order(self) -> list[Tensor]:
-        return [rows.weight for rows in self._tables().values()]  # type: ignore[misc]
+        return [rows.weight for rows in self._tables().values()]
 
     def close(self) -> None:
         super().close()
-        self._tables().clear()
+        self._tables()._modules.clear()
 
     def _select(self, keys: Sequence[str]) -> tuple[int, ...]:
         """The input's key for each feature; empty if the input has just these features in this order."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,35 @@ class TableRows(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.table.data_type.value}"
+
+
+class TableDict(nn.Module):
+    """Tables by name, as ``nn.ModuleDict``, but a table may have any name: ``items`` and ``type`` are columns too."""
+
+    def __init__(self, tables: Mapping[str, TableRows]) -> None:
+        super().__init__()
+        self._modules.update(tables)
+
+    def __getitem__(self, name: str) -> TableRows:
+        return cast(TableRows, self._modules[name])
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def keys(self) -> list[str]:
+        return list(self._modules)
+
+    def values(self) -> list[TableRows]:
+        return [self[name] for name in self._modules]
+
+    def items(self) -> list[tuple[str, TableRows]]:
+        return [(name, self[name]) for name in self._modules]
 
 
 def load_rows(
