@@ -178,7 +178,9 @@ class ShardWriter:
         if column.shape[1:] == (1,) and data.ndim == 1:
             data = data[:, None]
         if data.shape[1:] != column.shape[1:]:
-            raise DataError(f"{self.path}: column {name!r} takes {column.shape[1:]} a sample, {data.shape[1:]} given")
+            raise DataError(
+                f"{self.path}: column {name!r} takes {column.shape[1:]} a sample, {data.shape[1:]} given"
+            )
         done = self._num_written[name]
         if done + data.shape[0] > column.shape[0]:
             raise DataError(

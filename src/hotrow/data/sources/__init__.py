@@ -1,0 +1,1 @@
+"""Logs that ``hotrow prepare`` reads, one file each."""
