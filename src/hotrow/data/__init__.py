@@ -1,5 +1,6 @@
 """Data: sources, preparation, vocabularies, encoded shards, loader."""
 
+from hotrow.data.loader import Dataset, Loader
 from hotrow.data.manifest import DatasetManifest, FeatureInfo, ShardInfo, load_manifest
 from hotrow.data.options import PrepareOptions, parse_bytes
 from hotrow.data.preparation import PrepareReport, Progress, prepare
@@ -19,12 +20,14 @@ from hotrow.data.splits import parse_split
 from hotrow.data.vocabulary import Vocabulary
 
 __all__ = [
+    "Dataset",
     "CompleteJourney",
     "CrossColumn",
     "CsvFormat",
     "DatasetManifest",
     "DenseColumn",
     "FeatureInfo",
+    "Loader",
     "PrepareOptions",
     "PrepareReport",
     "Progress",
