@@ -78,6 +78,11 @@ Grid make_grid(const LookupGroup& group, const LookupInput& input, int64_t total
   return grid;
 }
 
+int64_t offset_at(const LookupInput& input, int64_t index) {
+  return input.offsets_are_64_bit ? static_cast<const int64_t*>(input.offsets)[index]
+                                  : static_cast<const int32_t*>(input.offsets)[index];
+}
+
 /// Runs one chunk of a pooled lookup: feature after feature, each prefetching the beginning of the next.
 class PooledChunks {
  public:
@@ -103,7 +108,7 @@ class PooledChunks {
         LookupRun& next = runs[(feature + 1) & 1];
         next = make_run(feature + 1, block);
         run.next = &next;
-        next.num_primed = rows_primed_by(run);
+        next.num_primed = rows_primed_by(run, feature);
       }
       const LookupFunction kernel =
           kernels_.pooled[static_cast<int>(run.table->row_type)][input_.values_are_64_bit][input_.weights != nullptr];
@@ -116,15 +121,12 @@ class PooledChunks {
   LookupError first_error() { return errors_.take(); }
 
  private:
-  int64_t offset(const LookupRun& run, int64_t bag) const {
-    return run.offsets_are_64_bit ? static_cast<const int64_t*>(run.offsets)[bag]
-                                  : static_cast<const int32_t*>(run.offsets)[bag];
-  }
-
-  /// Leading rows of the following run that this one prefetches while it ends: all or none of its distance.
-  int64_t rows_primed_by(const LookupRun& run) const {
+  /// Leading rows of the following run that this one prefetches while it ends: all of its distance or none.
+  int64_t rows_primed_by(const LookupRun& run, int64_t feature) const {
     const int64_t distance = run.table->prefetch_distance;
-    return offset(run, run.end) - offset(run, run.begin) >= distance ? distance : 0;
+    const int64_t first_bag = feature * input_.batch_size;
+    const int64_t length = offset_at(input_, first_bag + run.end) - offset_at(input_, first_bag + run.begin);
+    return length >= distance ? distance : 0;
   }
 
   LookupRun make_run(int64_t feature_index, int64_t block) const {
@@ -161,6 +163,11 @@ class PooledChunks {
 LookupError pooled_lookup(const LookupGroup& group, const LookupInput& input, float* output, int64_t output_stride,
                           int64_t stream_min_bytes, int num_threads) {
   if (input.batch_size == 0 || group.features.empty()) return {};
+  const int64_t num_features = std::ssize(group.features);
+  if (offset_at(input, 0) != 0) return {{FaultKind::kOffsets, 0, 0}, 0};
+  if (offset_at(input, num_features * input.batch_size) != input.num_values) {
+    return {{FaultKind::kOffsets, input.batch_size - 1, 0}, num_features - 1};
+  }
   const int64_t total_bytes = bytes_moved(group, input);
   if (total_bytes < kMinParallelBytes) num_threads = 1;
   const bool aligned =

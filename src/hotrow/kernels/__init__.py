@@ -23,3 +23,23 @@ __all__ = [
     "pooled_lookup_op",
     "register_target",
 ]
+
+from hotrow.kernels.arena import empty_arena, huge_pages_status
+from hotrow.kernels.cpu import dequantize_rows, gather, pooled_lookup, quantize_rows
+from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads
+from hotrow.kernels.prefetch import Prefetch, choose_prefetch
+
+__all__ = [
+    "Prefetch",
+    "active_level",
+    "choose_prefetch",
+    "cpu_levels",
+    "dequantize_rows",
+    "empty_arena",
+    "force_level",
+    "gather",
+    "get_num_threads",
+    "huge_pages_status",
+    "pooled_lookup",
+    "quantize_rows",
+]
