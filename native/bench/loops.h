@@ -51,6 +51,8 @@ struct Loops {
   // rows fp32 [dim]; rows int8 [dim + 8] with fp32 scale and bias at the end. nullptr for a width not built.
   void (*forward_fp32)(int dim, const BagRange&, const Tuning&);
   void (*forward_int8)(int dim, const BagRange&, const Tuning&);
+  // A second fp32 loop, written apart from the first with other means; see second_impl.h.
+  void (*second_fp32)(int dim, const BagRange&, const Tuning&);
   // scratch: 2 * num_bags * ids_per_bag words of 64 bits
   void (*update)(int dim, const Update&, uint64_t* scratch);
 };
@@ -60,8 +62,5 @@ bool width_is_built(int dim);  // 16, 64, 128
 const Loops& loops_serial();
 const Loops& loops_avx2();    // declared on every machine, defined on x86-64
 const Loops& loops_avx512();  // likewise
-
-// A second fp32 forward loop, written apart from the first with other means; see second.cc.
-void second_forward_fp32(int dim, const BagRange&, int bags_ahead);
 
 }  // namespace hotrow::bench

@@ -1,2 +1,4 @@
 #define HOTROW_BENCH_LEVEL avx512
+#include "second_impl.h"
+//
 #include "loops_impl.h"

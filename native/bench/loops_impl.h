@@ -241,7 +241,7 @@ static void update(int dim, const Update& u, uint64_t* scratch) {
 const Loops& HOTROW_BENCH_JOIN(loops_, HOTROW_BENCH_LEVEL)() {
   namespace level = HOTROW_BENCH_LEVEL;
   static const Loops loops = {HOTROW_BENCH_TEXT(HOTROW_BENCH_LEVEL), level::forward<level::Fp32Row>,
-                              level::forward<level::Int8Row>, level::update};
+                              level::forward<level::Int8Row>, level::second_forward, level::update};
   return loops;
 }
 

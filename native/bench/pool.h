@@ -31,14 +31,17 @@ class Pool {
     task_ = &task;
     num_tasks_ = num_tasks;
     next_.store(0);
-    busy_.store(static_cast<int>(workers_.size()));
+    gate_.store(0);
     round_.fetch_add(1);
     round_.notify_all();
     take(0);
-    while (busy_.load(std::memory_order_acquire) != 0) pause();
+    gate_.fetch_or(kClosed);  // a worker that wakes up only now has missed the round
+    while (gate_.load(std::memory_order_acquire) != kClosed) pause();
   }
 
  private:
+  static constexpr int kClosed = 1 << 30;
+
   static void pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -63,8 +66,8 @@ class Pool {
     for (uint32_t seen = 0;;) {
       seen = wait_for_round(seen);
       if (stop_) return;
-      take(thread);
-      busy_.fetch_sub(1, std::memory_order_release);
+      if ((gate_.fetch_add(1, std::memory_order_acquire) & kClosed) == 0) take(thread);
+      gate_.fetch_sub(1, std::memory_order_release);
     }
   }
 
@@ -72,7 +75,7 @@ class Pool {
   std::atomic<uint32_t> round_{0};
   std::atomic<bool> stop_{false};
   std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<int> gate_{kClosed};  // workers inside, and whether the round is over
   const std::function<void(int64_t, int)>* task_ = nullptr;
   int64_t num_tasks_ = 0;
 };

@@ -105,8 +105,7 @@ void Roofline::forward(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag
 
 void Roofline::second(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag, float* out) {
   if (int8_) throw std::invalid_argument("roofline: the second loop reads fp32 rows only");
-  const int bags_ahead = static_cast<int>((tuning.distance + ids_per_bag - 1) / ids_per_bag);
-  each_range(ids, num_bags, ids_per_bag, out, [&](const BagRange& r) { second_forward_fp32(dim_, r, bags_ahead); });
+  each_range(ids, num_bags, ids_per_bag, out, [&](const BagRange& r) { loops_->second_fp32(dim_, r, tuning); });
 }
 
 void Roofline::update(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag, const float* grad,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hotrow.bench.bounds import Against, judge
+from hotrow.bench.bounds import BOUNDS, Against, judge
 from hotrow.bench.cases import Case, Draw, Operation
 from hotrow.bench.contestants import Contestant, make_peer
 from hotrow.bench.harness import Pair, Settings, measure_pair, require_equal
@@ -39,7 +39,7 @@ class Comparison:
     pair: Pair
 
     def to_json(self, num_lookups: int) -> dict[str, Any]:
-        per_lookup = 1e9 / num_lookups
+        per_lookup = 1e9 / num_lookups  # num_lookups: of a round over all batches
         return {
             "opponent": self.opponent,
             "judged": self.judged,
@@ -121,7 +121,7 @@ class CaseRun:
         roofline.tune(self.tune_seconds)
         self.tuning = {"roofline": roofline.describe()}
         found = [self.against(roofline, judged=False, tolerance=None)]
-        if self.case.operation is Operation.FORWARD and self.case.data_type is DataType.FP32:
+        if any(b.against is Against.SECOND_ROOFLINE and self.case.name in b.cases for b in BOUNDS):
             found.append(self._second(roofline))
         return found
 
@@ -188,7 +188,7 @@ def _case_json(case: Case, comparisons: Sequence[Comparison], tuning: dict[str, 
         "name": case.name,
         "num_lookups": shape.num_lookups,
         "num_batches": shape.num_batches,
-        "comparisons": [c.to_json(shape.num_lookups) for c in comparisons],
+        "comparisons": [c.to_json(shape.num_lookups * shape.num_batches) for c in comparisons],
         "tuning": tuning,
     }
 
@@ -196,4 +196,4 @@ def _case_json(case: Case, comparisons: Sequence[Comparison], tuning: dict[str, 
 def _cpu_level() -> str:
     from hotrow import kernels
 
-    return kernels.cpu_level()
+    return kernels.active_level()

@@ -43,6 +43,11 @@ def _caches() -> dict[str, str]:
     return caches
 
 
+def available_memory_bytes() -> int:
+    """Memory that can be had without swapping."""
+    return int((_field(_read("/proc/meminfo"), "MemAvailable") or "0 kB").split()[0]) * 1024
+
+
 def machine_block(cpu_level: str | None) -> dict[str, Any]:
     """JSON-ready facts about CPU, caches, memory, kernel, huge pages, versions, threads and date (UTC)."""
     cpu, memory = _read("/proc/cpuinfo"), _read("/proc/meminfo")

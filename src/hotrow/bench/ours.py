@@ -14,7 +14,7 @@ from hotrow.bench.peers import EPS, LEARNING_RATE
 from hotrow.core import DataType, EmbeddingBagConfig
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.jagged import KeyedJaggedTensor
-from hotrow.kernels.spec import FeatureSpec, TableGroup, TableSpec
+from hotrow.kernels import FeatureSpec, TableGroup, TableSpec
 from hotrow.optim import RowWiseAdagrad
 
 
@@ -26,10 +26,10 @@ def _fill(inputs: Inputs, table: int) -> Callable[[Tensor], Tensor]:
     return lambda rows: rows.copy_(inputs.table_rows(table))
 
 
-def make_collection(inputs: Inputs) -> EmbeddingBagCollection:
-    """A collection with the case's rows; fused row-wise Adagrad with the peers' settings."""
+def make_tables(inputs: Inputs) -> list[EmbeddingBagConfig]:
+    """One table and feature each, filled with the case's rows."""
     shape, data_type = inputs.shape, inputs.case.data_type
-    tables = [
+    return [
         EmbeddingBagConfig(
             name=name,
             num_embeddings=shape.num_rows,
@@ -40,8 +40,11 @@ def make_collection(inputs: Inputs) -> EmbeddingBagCollection:
         )
         for table, name in enumerate(_names(inputs))
     ]
-    optimizer = None if data_type is DataType.INT8 else RowWiseAdagrad(lr=LEARNING_RATE, eps=EPS)
-    return EmbeddingBagCollection(tables, optimizer=optimizer)
+
+
+def make_collection(inputs: Inputs) -> EmbeddingBagCollection:
+    """A collection with the case's rows; fused row-wise Adagrad with the peers' settings."""
+    return EmbeddingBagCollection(make_tables(inputs), optimizer=RowWiseAdagrad(lr=LEARNING_RATE, eps=EPS))
 
 
 class Collection:
@@ -83,7 +86,9 @@ class Kernel:
 
     def _rows(self, table: int) -> Tensor:
         rows = self.inputs.table_rows(table)
-        return kernels.quantize_rows(rows) if self.inputs.case.data_type is DataType.INT8 else rows
+        if self.inputs.case.data_type is DataType.INT8:
+            rows = kernels.quantize_rows(rows)
+        return kernels.empty_arena(rows.shape[0], rows.shape[1], rows.dtype).copy_(rows)
 
     def run(self, batch: int) -> Tensor:
         return kernels.pooled_lookup(self.group, self.inputs.batches[batch], self.inputs.offsets)

@@ -1,0 +1,92 @@
+"""``hotrow bench``: hotrow beside torch, FBGEMM and the roofline; ratios, bounds, met or not met."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from hotrow.cli.console import on_terminal, print_json, say
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Measure hotrow beside torch, FBGEMM and the roofline on this machine.",
+)  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Optional[Path], typer.Option("--out", help="Also write a dated Markdown file into this folder.")]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Interleaved pairs that count; 7 at least for a result.")]
+
+
+def _progress(line: str) -> None:
+    if on_terminal():
+        typer.echo(f"bench: {line}", err=True)
+
+
+def _finish(document: dict[str, Any], json: bool, out: Path | None) -> None:
+    from hotrow.bench import lines, write_markdown
+
+    written = write_markdown(document, out) if out is not None else None
+    if json:
+        print_json(document)
+        return
+    for line in lines(document):
+        say(line)
+    if written is not None:
+        say(f"written: {written}")
+
+
+@app.command(epilog="Example: hotrow bench kernels --case criteo --json")
+def kernels(
+    case: Annotated[Optional[list[str]], typer.Option("--case", help="A case or a shape; may be repeated. Default: all.")] = None,
+    traces: Annotated[Optional[Path], typer.Option("--traces", help="Folder of the recorded traces, for meta-*.")] = None,
+    samples: Samples = 9,
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Pooled lookups and update steps on the standard shapes."""
+    from hotrow.bench import Settings, bench_kernels, select
+
+    cases = select(case or [])
+    _finish(bench_kernels(cases, Settings(num_samples=samples), traces=traces, progress=_progress), json, out)
+
+
+@app.command(epilog="Example: hotrow bench train --json")
+def train(samples: Samples = 7, json: Json = False, out: Out = None) -> None:
+    """A whole training step of rm2 beside a PyTorch DLRM at equal math."""
+    from hotrow.bench import Settings, bench_train
+
+    _finish(bench_train(Settings(num_samples=samples, warm_up=1), progress=_progress), json, out)
+
+
+@app.command(epilog="Example: hotrow bench loader runs/prepared --json")
+def loader(
+    data: Annotated[Path, typer.Argument(help="A folder that hotrow prepare wrote.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe or configuration whose trainer consumes.")] = "complete-journey",
+    samples: Samples = 7,
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Samples per second of the loader alone, beside what the trainer consumes."""
+    from hotrow.bench import Settings, bench_loader
+
+    _finish(bench_loader(data, recipe, Settings(num_samples=samples, min_seconds=0.0, warm_up=1)), json, out)
+
+
+@app.command(epilog="Example: hotrow bench quality runs/prepared --log runs/quality.jsonl")
+def quality(
+    data: Annotated[Path, typer.Argument(help="Complete Journey as hotrow prepare wrote it.")],
+    log: Annotated[Path, typer.Option("--log", help="JSON lines; runs found there are not repeated.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each side, seeds 0, 1, ...")] = 3,
+    split: Annotated[str, typer.Option("--split", help="What is evaluated: test, or validation while tuning.")] = "test",
+    side: Annotated[str, typer.Option("--side", help="both, hotrow or plain.")] = "both",
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe or configuration of hotrow's side.")] = "complete-journey",
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Test AUC of the recipe beside a plain PyTorch DLRM on the same batches."""
+    from hotrow.bench import bench_quality
+
+    document = bench_quality(data, log, seeds=range(seeds), split=split, side=side, recipe=recipe, progress=_progress)
+    _finish(document, json, out)
