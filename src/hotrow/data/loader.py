@@ -99,6 +99,7 @@ class Loader:
                 f"loader: split {split!r} has {num_samples} samples, too few for one batch of {batch_size} on each of "
                 f"{world_size} ranks; lower batch_size or set drop_last=False"
             )
+        self._shards = _OpenShards(self.dataset, split)
         self._reader: _Reader | None = None
 
     def __len__(self) -> int:
@@ -127,7 +128,7 @@ class Loader:
             self._epoch += 1
             return
         order = EpochOrder(self._sizes, self._options, self._epoch)
-        reader = self._reader = _Reader(self.dataset, self.split, order, self._batch, self._num_prefetch)
+        reader = self._reader = _Reader(self._shards, order, self._batch, self._num_prefetch)
         try:
             while self._reader is reader and (batch := reader.next()) is not None:
                 self._advance()
@@ -208,10 +209,9 @@ class _Reader:
     the reader is collected.
     """
 
-    def __init__(
-        self, dataset: Dataset, split: str, order: EpochOrder, first: int, num_prefetch: int
-    ) -> None:
-        self._batches = _make_batches(dataset, split, order, first)
+    def __init__(self, shards: _OpenShards, order: EpochOrder, first: int, num_prefetch: int) -> None:
+        make = _shuffled if order.options.shuffle_rows else _in_order
+        self._batches = make(shards, order, first)
         self._num_ahead = min(num_prefetch, order.num_batches - first)
         self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="hotrow-loader")
         self._pending: deque[Future[Batch | None]] = deque()
@@ -232,26 +232,15 @@ class _Reader:
             self._batches.close()
 
 
-def _make_batches(
-    dataset: Dataset, split: str, order: EpochOrder, first: int
-) -> Generator[Batch, None, None]:
-    layout = Layout(dataset.manifest)
-    shards = _OpenShards(dataset, split)
-    make = _shuffled if order.options.shuffle_rows else _in_order
-    yield from make(layout, shards, order, first)
-
-
-def _in_order(
-    layout: Layout, shards: _OpenShards, order: EpochOrder, first: int
-) -> Generator[Batch, None, None]:
+def _in_order(shards: _OpenShards, order: EpochOrder, first: int) -> Generator[Batch, None, None]:
+    layout = Layout(shards.manifest)
     for batch in range(first, order.num_batches):
         yield Block(layout, order.spans(*order.batch_range(batch)), shards).filled().batch()
 
 
-def _shuffled(
-    layout: Layout, shards: _OpenShards, order: EpochOrder, first: int
-) -> Generator[Batch, None, None]:
+def _shuffled(shards: _OpenShards, order: EpochOrder, first: int) -> Generator[Batch, None, None]:
     """Batches of shuffled blocks; the next block is read piece by piece between the batches of the current one."""
+    layout = Layout(shards.manifest)
     batch_size, block_samples = order.options.batch_size, order.options.block_samples
     per_block = block_samples // batch_size
     block = Block(layout, order.spans(*order.block_range(first // per_block)), shards).filled()
@@ -274,16 +263,17 @@ def _shuffled(
 
 
 class _OpenShards:
-    """The shards of a split, opened when first asked for."""
+    """The shards of a split, opened when first asked for and kept open: a checked page is not checked again."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
-        self._dataset, self._infos = dataset, dataset.manifest.shards(split)
+        self.manifest = dataset.manifest
+        self._directory, self._infos = dataset.directory, dataset.manifest.shards(split)
         self._open: dict[int, Shard] = {}
 
     def __call__(self, index: int) -> Shard:
         shard = self._open.get(index)
         if shard is None:
-            shard = Shard(self._dataset.directory, self._dataset.manifest, self._infos[index])
+            shard = Shard(self._directory, self.manifest, self._infos[index])
             self._open[index] = shard
         return shard
 
