@@ -122,7 +122,7 @@ def test_ranks_are_disjoint_and_have_equally_many_batches(
 ) -> None:
     directory = tmp_path_factory.mktemp("ranks")
     make_dataset(directory, tuple(sizes), num_single=1, num_multi=1)
-    if drop_last and 0 < sum(sizes) and sum(sizes) // world_size < batch_size:
+    if drop_last and sum(sizes) > 0 and sum(sizes) // world_size < batch_size:
         with pytest.raises(ConfigError, match="too few for one batch"):
             Loader(directory, "train", batch_size, world_size=world_size, drop_last=True)
         return
