@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hotrow.config import apply_overrides, flatten, parse, read_toml, to_dict
@@ -106,6 +106,7 @@ JSON = st.recursive(
 KEYS = sorted(key.partition(".")[0] for key in flatten(to_dict(RunConfig())))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
 def test_any_values_parse_or_raise_config_error(values: dict[str, object]) -> None:
     try:

@@ -33,9 +33,15 @@ def arrays_of(model: Model) -> dict[str, Mapping[str, Tensor]]:
 
 
 def make_manifest(
-    model: Model, *, step: int, num_samples: int, **parts: Mapping[str, Any]
+    model: Model,
+    *,
+    step: int,
+    num_samples: int,
+    position: Mapping[str, Any],
+    state: Mapping[str, Any],
+    metrics: Mapping[str, Any],
 ) -> CheckpointManifest:
-    """The manifest of the run's state now; ``parts`` are ``position``, ``state`` and ``metrics``."""
+    """The manifest of the run's state now; its files are filled in by the commit."""
     return CheckpointManifest(
         step=step,
         num_samples=num_samples,
@@ -48,7 +54,9 @@ def make_manifest(
             "torch": f"{DENSE_FILE}:{_RANDOM}",
             "torch_threads": torch.get_num_threads(),
         },
-        **parts,
+        position=position,
+        state=state,
+        metrics=metrics,
     )
 
 

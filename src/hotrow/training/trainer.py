@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hotrow.checkpoint import CheckpointDirectory, open_checkpoint
+from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, open_checkpoint
 from hotrow.data import DatasetManifest, Loader, load_manifest
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch
@@ -120,11 +120,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
+        latest = checkpoints.latest() if resume else None
+        saved = None if latest is None else open_checkpoint(latest)
+        if saved is not None:
+            check_resumable(saved[1], saved[0], config, self.columns)
         self.model = build(config, self.columns)
         loader = training_loader(config, self.data_dir, self.manifest)
-        latest = checkpoints.latest() if resume else None
-        if latest is not None:
-            self._restore(latest, loader)
+        if saved is not None:
+            self._restore(*saved, loader)
         history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
         first_sample = self.state.num_samples
         try:
@@ -152,9 +155,7 @@ class Trainer:
             raise DataError(f"{self.data_dir}: split 'train' has no samples; prepare the dataset with some")
         return training.steps if training.steps is not None else training.epochs * per_epoch
 
-    def _restore(self, path: Path, loader: Loader) -> None:
-        directory, manifest = open_checkpoint(path)
-        check_resumable(manifest, directory, self.config, self.columns)
+    def _restore(self, directory: Path, manifest: CheckpointManifest, loader: Loader) -> None:
         if self.config.training.threads is None:
             torch.set_num_threads(int(manifest.random["torch_threads"]))
         load_arrays(self.model, directory, manifest, for_training=True)
