@@ -47,8 +47,9 @@ def select_features(
     """
     if offsets.dtype not in (values.dtype, torch.int64):
         offsets = offsets.long()
+    values, offsets = values.contiguous(), offsets.contiguous()
     if weights is not None:
-        weights = weights.float()
+        weights = weights.float().contiguous()
     num_keys = len(keys)
     stride = (offsets.shape[0] - 1) // num_keys
     if check or selection:

@@ -197,6 +197,5 @@ def make_state(table: EmbeddingConfig, optimizer: Optimizer | None) -> Mapping[s
     for name, shape in optimizer.state_shapes(table.embedding_dim).items():
         width = shape[0] if shape else 1
         array = kernels.empty_arena(table.num_embeddings, width, torch.float32)
-        array.zero_()
         state[name] = array if shape else array.view(table.num_embeddings)
     return state
