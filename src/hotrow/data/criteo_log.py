@@ -1,8 +1,8 @@
 """Writes synthetic click logs in the format of Criteo's, with the cardinalities of the Kaggle set.
 
-A line is ``label, I1…I13, C1…C26`` separated by tabs: whole numbers, and values of eight hexadecimal digits; any of them may
-be empty. Lines are made without a loop over samples: every field has a fixed place of eight bytes in a record, filled
-from tables with unused bytes 0, and the zeros are dropped from all records at once.
+A line is ``label, I1…I13, C1…C26`` separated by tabs: whole numbers, and values of eight hexadecimal digits; any
+of them may be empty. Lines are made without a loop over samples: every field has a fixed place of eight bytes in a
+record, filled from tables with unused bytes 0, and the zeros are dropped from all records at once.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ class _Lines:
         for column, bags in enumerate(chunk.bags):
             records[f"C{column}"] = self._values(bags, self._salts[column], len(chunk))
         flat = records.view(np.uint8)
-        return flat[flat != 0]
+        text: NDArray[np.uint8] = flat[flat != 0]
+        return text
 
     def _values(self, bags: Bags, salt: np.uint32, num_samples: int) -> NDArray[np.uint64]:
         hashed = _mix32(bags.rows.astype(np.uint32), salt)
