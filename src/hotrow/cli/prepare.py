@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,9 +14,9 @@ from hotrow.cli.console import on_terminal, print_json, print_table
 from hotrow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hotrow.data import PrepareOptions, PrepareReport, Progress, Source
+    from hotrow.data import PrepareReport, Progress, Source, SplitRule
 
-SOURCES = ("complete-journey", "criteo", "parquet", "csv", "synthetic", "trace")
+SOURCES = ("complete-journey", "criteo", "parquet", "csv")
 
 
 def command(
@@ -24,9 +25,7 @@ def command(
         list[Path] | None, typer.Argument(help="Files of the log, in order.", metavar="[PATH]...")
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory for the prepared dataset.")] = Path("prepared"),
-    schema: Annotated[
-        Path | None, typer.Option(help="TOML schema (parquet, csv), or options (synthetic).")
-    ] = None,
+    schema: Annotated[Path | None, typer.Option(help="TOML schema of the columns (parquet, csv).")] = None,
     memory: Annotated[str, typer.Option(help="About how much memory to take, such as 4GiB.")] = "4GiB",
     min_count: Annotated[
         int | None, typer.Option(help="Values seen less often in training go to an out-of-vocabulary bucket.")
@@ -57,13 +56,23 @@ def command(
     from hotrow.data import PrepareOptions, parse_bytes, parse_split, prepare
 
     begin = time.monotonic()
-    log = _source(source, paths or [], schema, min_count, limit_rows, crosses, skip_malformed)
+    rule = parse_split(split) if split else None
+    log = _source(
+        source,
+        paths or [],
+        schema=schema,
+        min_count=min_count,
+        limit_rows=limit_rows,
+        crosses=crosses,
+        skip_malformed=skip_malformed,
+        rule=rule,
+    )
     options = PrepareOptions(
         memory_bytes=parse_bytes(memory),
         min_count=min_count or 1,
         num_oov_buckets=oov_buckets,
         unknown=unknown,
-        split=parse_split(split) if split else None,
+        split=rule,
         shard_rows=shard_rows,
         extend=None if extend is None else str(extend),
         resume=not restart,
@@ -78,21 +87,41 @@ def command(
 def _source(
     name: str,
     paths: list[Path],
+    *,
     schema: Path | None,
     min_count: int | None,
     limit_rows: int | None,
     crosses: bool,
     skip_malformed: bool,
+    rule: SplitRule | None,
 ) -> Source:
     from hotrow import data
 
+    if name not in SOURCES:
+        raise ConfigError(f"source {name!r} is not one of {', '.join(SOURCES)}")
     if name == "complete-journey":
         if paths:
             raise ConfigError(f"complete-journey reads an installed package, not {paths[0]}; give no paths")
         return data.CompleteJourney(
             crosses=crosses, limit_rows=limit_rows, min_count=2 if min_count is None else min_count
         )
-    raise ConfigError(f"source {name!r} is not one of {', '.join(SOURCES)}")
+    if not paths:
+        raise ConfigError(f"{name}: no files; write hotrow prepare {name} PATH... --out DIR")
+    log: Source
+    if name == "criteo":
+        log = data.Criteo(paths, skip_malformed=skip_malformed)
+    elif schema is None:
+        raise ConfigError(
+            f"{name}: no schema; write hotrow prepare {name} PATH... --schema SCHEMA.toml --out DIR"
+        )
+    else:
+        table = data.load_schema(schema)
+        table = table if rule is None else dataclasses.replace(table, split=rule)
+        if name == "csv":
+            log = data.CsvFiles(paths, table, skip_malformed=skip_malformed)
+        else:
+            log = data.ParquetFiles(paths, table)
+    return log if limit_rows is None else data.FirstRows(log, limit_rows)
 
 
 def _progress_bars(shown: bool) -> AbstractContextManager[Progress | None]:

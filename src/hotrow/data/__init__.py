@@ -20,8 +20,8 @@ from hotrow.data.source import (
 )
 from hotrow.data.sources.complete_journey import CompleteJourney
 from hotrow.data.sources.criteo import Criteo
-from hotrow.data.sources.tables import CsvFiles, FirstRows, ParquetFiles, load_schema
 from hotrow.data.sources.synthetic import SyntheticSource
+from hotrow.data.sources.tables import CsvFiles, FirstRows, ParquetFiles, load_schema
 from hotrow.data.splits import parse_split
 from hotrow.data.synthetic import BagLengths, SyntheticFeature, SyntheticLog, SyntheticSpec
 from hotrow.data.synthetic_batches import SyntheticBatches

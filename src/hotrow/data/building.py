@@ -16,7 +16,7 @@ from hotrow.data.counting import Counts, KeyCounter
 from hotrow.data.keys import KeyColumn, Keys
 from hotrow.data.manifest import FeatureInfo
 from hotrow.data.options import PrepareOptions
-from hotrow.data.source import CrossColumn, SparseColumn, TableSchema
+from hotrow.data.source import SparseColumn, TableSchema
 from hotrow.data.splits import Codes
 from hotrow.data.vocabulary import (
     ENTRY_BYTES,
@@ -51,7 +51,7 @@ class FeatureTask:
 def feature_tasks(schema: TableSchema, options: PrepareOptions) -> list[FeatureTask]:
     """The features of a schema in order. Raises ConfigError for a minimum count without a bucket."""
     tasks = []
-    for number, column in enumerate((*schema.sparse, *schema.cross)):
+    for number, column in enumerate(schema.features):
         min_count = options.min_count if column.min_count is None else column.min_count
         buckets = options.num_oov_buckets if column.num_oov_buckets is None else column.num_oov_buckets
         if buckets == 0 and column.hash_rows is None and (min_count > 1 or options.unknown == "oov"):
@@ -61,7 +61,7 @@ def feature_tasks(schema: TableSchema, options: PrepareOptions) -> list[FeatureT
             )
         task = FeatureTask(
             name=column.feature,
-            value_type="cross" if isinstance(column, CrossColumn) else column.value_type,
+            value_type=column.value_type if isinstance(column, SparseColumn) else "cross",
             is_multi_valued=isinstance(column, SparseColumn) and column.multi_valued,
             min_count=min_count,
             num_oov_buckets=0 if column.hash_rows is not None else buckets,

@@ -43,7 +43,7 @@ class KeyColumn:
 
 def mix(keys: NDArray[Any]) -> NDArray[np.uint64]:
     """A bijection of 64-bit integers that spreads every bit over all (splitmix64)."""
-    h = keys.astype(np.uint64) if keys.dtype != np.int64 else keys.view(np.uint64).copy()
+    h: NDArray[np.uint64] = keys.astype(np.uint64)
     h += np.uint64(0x9E3779B97F4A7C15)
     h ^= h >> np.uint64(30)
     h *= np.uint64(0xBF58476D1CE4E5B9)
@@ -94,7 +94,9 @@ def _digit_values() -> NDArray[np.uint8]:
 
 def parse_hex(texts: pa.Array) -> tuple[Keys, NDArray[np.int64]]:
     """Keys of texts of up to 8 hexadecimal digits (empty or null: MISSING) and the positions of those that are not."""
-    texts = pc.fill_null(texts, "").cast(pa.large_string())
+    if texts.null_count:
+        texts = texts.fill_null(b"" if pa.types.is_binary(texts.type) else "")
+    texts = texts.cast(pa.large_binary())
     num = len(texts)
     keys = np.full(num, MISSING, np.int64)
     if not num:
@@ -124,17 +126,12 @@ def key_column(array: pa.Array, value_type: ValueType, where: str) -> KeyColumn:
     the message counts from the batch's first sample.
     """
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        array = array.cast(pa.large_list(array.type.value_type))
-        if array.null_count:
-            array = pc.fill_null(array, pa.scalar([], array.type))
-        offsets = np.asarray(array.offsets, np.int64)
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0), np.int64)
         inner = key_column(array.flatten(), value_type, where)
-        return KeyColumn(inner.keys, inner.codes, inner.texts, offsets - offsets[0])
+        return KeyColumn(inner.keys, inner.codes, inner.texts, np.concatenate([[0], np.cumsum(lengths)]))
     if pa.types.is_dictionary(array.type):
         return _dictionary_keys(array, value_type, where)
     if pa.types.is_integer(array.type) or pa.types.is_boolean(array.type):
-        if value_type == "hex":
-            return KeyColumn(_integer_keys(array, where))
         return KeyColumn(_integer_keys(array, where))
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         if value_type == "hex":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,9 @@ class Parser:
         if self._journal.of_kind("parsed"):
             return
         done = self._journal.of_kind("chunk")
-        last = done[-1] if done else {"position": None, "next_row": 0, "num_skipped": 0}
-        next_row, position = last["next_row"], last["position"]
-        num_skipped = last["num_skipped"]
+        last: dict[str, Any] = done[-1] if done else {"position": None, "next_row": 0, "num_skipped": 0}
+        position: Mapping[str, Any] | None = last["position"]
+        next_row, num_skipped = int(last["next_row"]), int(last["num_skipped"])
         rows = chunk_rows(self._schema, self._options.memory_bytes)
         pending: Future[dict[str, Any]] | None = None
         with ThreadPoolExecutor(1) as pool:

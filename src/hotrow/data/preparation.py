@@ -34,7 +34,7 @@ from hotrow.data.vocabulary import Vocabulary
 from hotrow.errors import ConfigError, FormatError, StorageError
 
 WORK_DIRECTORY = ".work"
-_PROCESS_BYTES = 200 << 20
+_PROCESS_BYTES = 400 << 20  # the interpreter, torch and Arrow
 Progress = Callable[[str, int, int | None], None]
 """Called with the stage, how much of it is done, and of how much (None: not known)."""
 

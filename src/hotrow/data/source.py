@@ -67,8 +67,8 @@ class SplitRule:
     """Which samples are for training, validation and test.
 
     With ``column``: ``train``, ``valid`` and ``test`` are inclusive ranges of its value, ``"1..45"`` or dates,
-    ``"2024-01-01..2024-03-31"``; samples in none are left out. Without: they are fractions of the log, ``"0.8"``, taken in
-    order (``by = "order"``) or at random by ``seed`` (``by = "random"``).
+    ``"2024-01-01..2024-03-31"``; samples in none are left out. Without: they are fractions of the log, ``"0.8"``,
+    taken in order (``by = "order"``) or at random by ``seed`` (``by = "random"``).
     """
 
     column: str | None = None
@@ -103,11 +103,7 @@ class TableSchema:
     def __post_init__(self) -> None:
         if not self.label or not (self.sparse or self.dense):
             raise ConfigError("a schema needs at least one label and one sparse or dense column")
-        names = (
-            [f.feature for f in (*self.sparse, *self.cross)]
-            + [d.column for d in self.dense]
-            + list(self.label)
-        )
+        names = [f.feature for f in self.features] + [d.column for d in self.dense] + list(self.label)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"column names {twice} are used twice; every column needs its own name")
@@ -119,6 +115,11 @@ class TableSchema:
                     f"cross {cross.name!r} of {list(cross.columns)}: give two or more of the single-valued features "
                     f"{', '.join(single)}"
                 )
+
+    @property
+    def features(self) -> tuple[SparseColumn | CrossColumn, ...]:
+        """Everything that becomes a sparse feature, in order."""
+        return (*self.sparse, *self.cross)
 
     def raw_columns(self) -> list[str]:
         """Names of all raw columns that have to be read, each once."""
@@ -132,9 +133,9 @@ class TableSchema:
 class RawBatch:
     """Some samples of a log.
 
-    data: the raw columns. position: JSON value from which ``Source.batches`` goes on after this batch. where and first_line:
-    file, and line or sample number of the first sample, for messages. num_skipped: malformed lines left out since the
-    batch before.
+    data: the raw columns. position: JSON value from which ``Source.batches`` goes on after this batch. where and
+    first_line: file, and line or sample number of the first sample, for messages. num_skipped: malformed lines left
+    out since the batch before.
     """
 
     data: pa.RecordBatch

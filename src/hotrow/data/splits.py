@@ -42,6 +42,9 @@ class Splitter:
                 mix(rows ^ np.int64(self.rule.seed * 0x5851F42D4C957F2D % 2**63)).astype(np.float64) / 2.0**64
             )
             return self._code_by_bounds(draws, np.cumsum(self._fractions))
+        if self.rule.column not in batch.schema.names:
+            names = ", ".join(batch.schema.names)
+            raise ConfigError(f"{where}: no split column {self.rule.column!r}; the columns are {names}")
         times = _times(batch.column(self.rule.column), self.rule.column, where)
         codes = np.full(len(times), LEFT_OUT, np.uint8)
         for code, bounds in enumerate(self._ranges):
@@ -121,19 +124,22 @@ def _times(array: pa.Array, column: str, where: str) -> NDArray[np.int64]:
 
 
 def parse_split(text: str) -> SplitRule:
-    """The rule of ``"week: 1..45, 46..49, 50..53"`` (a column and up to three ranges), ``"0.8, 0.1, 0.1"`` (fractions in
-    order) or ``"random: 0.8, 0.1, 0.1"``. Raises ConfigError."""
+    """The rule of ``"week: 1..45, 46..49, 50..53"`` (a column and up to three ranges), ``"0.8, 0.1, 0.1"`` (fractions
+    in order) or ``"random: 0.8, 0.1, 0.1"``. Raises ConfigError."""
     column, colon, parts = text.rpartition(":") if ".." not in text else text.partition(":")
     values = [part.strip() for part in parts.split(",")]
     if len(values) > len(SPLITS) or not all(values):
         raise ConfigError(
             f"split {text!r}: give up to three parts, such as 'week: 1..45, 46..49, 50..53' or '0.8, 0.1, 0.1'"
         )
-    ranges = dict(zip(SPLITS, values + [""] * (len(SPLITS) - len(values))))
+    train, valid, test = values + [""] * (len(SPLITS) - len(values))
     column = column.strip()
-    if not colon or column == "random":
-        rule = SplitRule(by="random" if colon else "order", **ranges)
-    else:
-        rule = SplitRule(column=column, **ranges)
+    rule = SplitRule(
+        column=column if colon and column != "random" else None,
+        by="random" if column == "random" else "order",
+        train=train,
+        valid=valid,
+        test=test,
+    )
     Splitter(rule)
     return rule

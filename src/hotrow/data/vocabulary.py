@@ -34,8 +34,8 @@ ENTRY_BYTES = 64
 class Vocabulary:
     """Row id → key: the arrays' index is the id.
 
-    keys, counts: int64 [num_rows]. buckets: int32 [num_rows], the number of an out-of-vocabulary bucket, -1 for a value.
-    texts: the values of a text feature (empty for buckets). value_type: int, text, hex or cross.
+    keys, counts: int64 [num_rows]. buckets: int32 [num_rows], the number of an out-of-vocabulary bucket, -1 for a
+    value. texts: the values of a text feature (empty for buckets). value_type: int, text, hex or cross.
     """
 
     keys: Keys
@@ -174,7 +174,7 @@ def ordered(
 def extended(old: Vocabulary, new: Vocabulary) -> Vocabulary:
     """``old`` with the values of ``new`` (which has no buckets) appended at the end."""
     texts = None
-    if old.texts is not None:
+    if old.texts is not None and new.texts is not None:
         texts = pa.concat_arrays([old.texts.cast(pa.large_string()), new.texts.cast(pa.large_string())])
     return Vocabulary(
         np.concatenate([old.keys, new.keys]),
@@ -269,7 +269,8 @@ class KeyIndex:
 
 def bucket_of(keys: Keys, num_buckets: int) -> NDArray[np.int64]:
     """Which out-of-vocabulary bucket, or row of a hashed feature, a key falls into."""
-    return (mix(keys) % np.uint64(num_buckets)).astype(np.int64)
+    buckets: NDArray[np.int64] = (mix(keys) % np.uint64(num_buckets)).astype(np.int64)
+    return buckets
 
 
 def gather_texts(vocabulary_keys: Keys, dictionaries: Iterable[tuple[Keys, pa.Array]]) -> pa.Array:
