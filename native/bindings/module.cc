@@ -23,4 +23,5 @@ NB_MODULE(_native, m) {
   m.def("force_level", [](std::string_view name) { return hotrow::force_level(name); }, nb::arg("name"));
   hotrow::bind_lookup(m);
   hotrow::bind_arena(m);
+  hotrow::bind_update(m);
 }

@@ -12,6 +12,7 @@ namespace hotrow {
 
 inline constexpr int kMaxPasses = 4;
 inline constexpr int kMaxDigitBits = 11;
+inline constexpr size_t kMaxCounters = size_t{kMaxPasses} << kMaxDigitBits;
 
 // How many slot bits each pass of the sort looks at.
 struct SortPlan {
@@ -26,7 +27,7 @@ struct GroupBuffers {
   Occurrence* occurrences;  // [capacity]: in, filled by the collector in order of occurrence
   Occurrence* spare;        // [capacity]
   Run* runs;                // [capacity + 1]
-  uint32_t* counters;       // [kMaxPasses << kMaxDigitBits]
+  uint32_t* counters;       // [kMaxCounters]
 };
 
 // Sort the occurrences by slot, keeping the order of equal slots, and find the runs.

@@ -2,9 +2,10 @@
 // The vector header comes first: the templates are written over it.
 #include "levels.h"
 #include "lookup.inc.h"
+#include "update.inc.h"
 
 namespace hotrow {
 
-const KernelTable kSerialKernels = {"serial", make_lookup_kernels()};
+const KernelTable kSerialKernels = {"serial", make_lookup_kernels(), make_update_kernels()};
 
 }  // namespace hotrow

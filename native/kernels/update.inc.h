@@ -10,6 +10,7 @@
 #include "hotrow/update_kernels.h"
 #include "random.inc.h"
 #include "row_reader.inc.h"
+#include "weights_grad.inc.h"
 
 namespace hotrow {
 namespace {
@@ -54,8 +55,7 @@ struct RowGradient<0> {
   HOTROW_INLINE void set(int k, F32x16 value) { store(scratch + kLaneCount * k, value); }
   template <typename T>
   HOTROW_INLINE F32x16 load_of(const T* row, int k) const {
-    return k + 1 < num_parts ? load_part(row + kLaneCount * k)
-                             : load_part(row + kLaneCount * k, first_lanes(num_last));
+    return k + 1 < num_parts ? load_part(row + kLaneCount * k) : load_part(row + kLaneCount * k, first_lanes(num_last));
   }
   HOTROW_INLINE void store_of(float* row, int k, F32x16 value, RowKey) const {
     if (k + 1 < num_parts) {
@@ -232,6 +232,9 @@ constexpr UpdateKernels make_update_kernels() {
   fill_rule<Rule::kRowWiseAdagrad>(kernels);
   fill_rule<Rule::kAdagrad>(kernels);
   fill_rule<Rule::kAdam>(kernels);
+  kernels.weights_grad[static_cast<int>(RowType::kFp32)] = weights_grad<RowType::kFp32>;
+  kernels.weights_grad[static_cast<int>(RowType::kBf16)] = weights_grad<RowType::kBf16>;
+  kernels.weights_grad[static_cast<int>(RowType::kInt8)] = weights_grad<RowType::kInt8>;
   kernels.initialize[0] = initialize_rows<float>;
   kernels.initialize[1] = initialize_rows<uint16_t>;
   return kernels;

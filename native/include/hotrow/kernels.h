@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "hotrow/lookup_kernels.h"
+#include "hotrow/update_kernels.h"
 
 namespace hotrow {
 
@@ -12,6 +13,7 @@ namespace hotrow {
 struct KernelTable {
   const char* name;
   LookupKernels lookup;
+  UpdateKernels update;
 };
 
 /// The levels this machine can run, slowest first: "serial" and then what was compiled in and the CPU supports.
