@@ -71,7 +71,9 @@ def test_foreign_arrays_are_refused_before_anything_is_written():
 
 def test_state_dict_inside_a_model():
     model = torch.nn.Sequential(make(), torch.nn.Identity())
-    assert list(model.state_dict()) == [f"0.embedding_bags.{name}.weight" for name in ("users", "items", "days")]
+    assert list(model.state_dict()) == [
+        f"0.embedding_bags.{name}.weight" for name in ("users", "items", "days")
+    ]
     twin = torch.nn.Sequential(make(seed=5), torch.nn.Identity())
     twin.load_state_dict(model.state_dict())
     assert same(model.state_dict(), twin.state_dict())
@@ -83,7 +85,10 @@ def test_load_state_dict_names_the_table():
     key = "embedding_bags.items.weight"
     for bad, message in (
         ({k: v for k, v in good.items() if k != key}, key),
-        ({**good, key: torch.zeros(25, 15)}, r"table 'items': found torch.float32 \[25, 15\], expected floats \[25, 16\]"),
+        (
+            {**good, key: torch.zeros(25, 15)},
+            r"table 'items': found torch.float32 \[25, 15\], expected floats \[25, 16\]",
+        ),
         ({**good, key: torch.zeros(25, 16, dtype=torch.int64)}, "table 'items': found torch.int64"),
         ({**good, "embedding_bags.items.bias": torch.zeros(1)}, "embedding_bags.items.bias"),
         ({**good, "embedding_bags.other.weight": torch.zeros(1)}, "embedding_bags.other.weight"),
@@ -127,7 +132,9 @@ def test_deepcopy_has_rows_of_its_own(optimizer):
         torch.optim.SGD(twin.parameters(), lr=1.0).step()
     assert same(before, model.state_dict())
     assert not same(before, twin.state_dict())
-    assert twin[0].embedding_bags["users"].weight.data_ptr() == twin[0].row_arrays()["users.weight"].data_ptr()
+    assert (
+        twin[0].embedding_bags["users"].weight.data_ptr() == twin[0].row_arrays()["users.weight"].data_ptr()
+    )
 
 
 def test_pickling_is_refused_by_name():
@@ -168,7 +175,7 @@ def test_initial_values_and_init_fn():
         EmbeddingBagConfig(50, 4, "u", init_fn=lambda rows: torch.nn.init.constant_(rows, 3.0)),
     ]
     arrays = EmbeddingBagCollection(tables).row_arrays()
-    assert 0.25 <= arrays["t.weight"].min() and arrays["t.weight"].max() <= 0.5
+    assert arrays["t.weight"].min() >= 0.25 and arrays["t.weight"].max() <= 0.5
     assert abs(float(arrays["t.weight"].mean()) - 0.375) < 0.005
     assert (arrays["u.weight"] == 3).all()
     large = [EmbeddingBagConfig(2000, 16, "t", weight_init_min=0.25, weight_init_max=0.5)]

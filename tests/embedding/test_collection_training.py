@@ -54,7 +54,9 @@ def test_rowwise_adagrad_against_its_definition(generator):
             weight.data.sub_(scale.unsqueeze(1) * grad)
     for table in tables:
         arrays = collection.row_arrays()
-        torch.testing.assert_close(arrays[f"{table.name}.weight"], oracle.weight(table.name).detach(), **TOLERANCE)
+        torch.testing.assert_close(
+            arrays[f"{table.name}.weight"], oracle.weight(table.name).detach(), **TOLERANCE
+        )
         torch.testing.assert_close(arrays[f"{table.name}.sum"], sums[table.name], **TOLERANCE)
 
 
