@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 GROUPS = ("user", "item", "")
-NUM_BANDS = 16
+NUM_BANDS = 4
 """Bands of equal mass a heat law is cut into: samples share a band (how popular), clusters a cell inside it."""
 
 CALIBRATION_CHUNK = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,7 @@ class Trace:
         """
         if min(num_tables, batch_size, ids_per_bag) < 1 or batch < 0 or ids_per_bag > len(self):
             raise ConfigError(
-                f"{self.path}: num_tables={num_tables}, batch_size={batch_size}, ids_per_bag={ids_per_bag}, batch={batch}"
+                f"{self.path}: {num_tables=}, {batch_size=}, {ids_per_bag=}, {batch=}"
                 f" for {len(self)} lookups; all must be >= 1 (batch >= 0), and a bag no longer than the trace"
             )
         num_ids = batch_size * ids_per_bag
@@ -128,17 +129,32 @@ class TraceSource:
             begin = end
 
 
+_NPZ_ERRORS = (
+    ValueError,
+    EOFError,
+    OSError,
+    KeyError,
+    SyntaxError,
+    OverflowError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy and zipfile raise for a file that is not what it says."""
+
+
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array, expected an .npz file with ids and num_rows")
-            return {name: file[name] for name in file.files if name in ("ids", "num_rows")}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path}: not an .npz file of arrays ({error}); a trace has ids and num_rows"
-        ) from error
+        data = path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+    if data.startswith(b"\x93NUMPY"):
+        raise DataError(f"{path}: a single array, expected an .npz file with ids and num_rows")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name in ("ids", "num_rows")}
+    except _NPZ_ERRORS as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{path}: not an .npz file of arrays ({reason}); a trace has ids and num_rows"
+        ) from error
