@@ -35,3 +35,74 @@ class LookupGroup:
     def gather(
         self, values: int, values_are_64_bit: bool, splits: list[int], outputs: list[int], num_threads: int
     ) -> tuple[int, int, int, int] | None: ...
+
+class UpdateGroup:
+    def __init__(self) -> None: ...
+    def add_table(
+        self,
+        rows: int,
+        num_rows: int,
+        dim: int,
+        row_type: int,
+        state0: int,
+        state1: int,
+        row_ids: int,
+        random_key: int,
+    ) -> None: ...
+    def add_feature(self, table: int, mean: bool) -> None: ...
+    def fused_update(
+        self,
+        values: int,
+        values_are_64_bit: bool,
+        num_values: int,
+        offsets: int,
+        offsets_are_64_bit: bool,
+        weights: int,
+        batch_size: int,
+        grad: int,
+        grad_stride: int,
+        rule: int,
+        constants: list[float],
+        seed: int,
+        step: int,
+        num_threads: int,
+    ) -> tuple[int, int, int, int] | None: ...
+    def fused_update_unpooled(
+        self,
+        values: int,
+        values_are_64_bit: bool,
+        splits: list[int],
+        grads: list[int],
+        grad_strides: list[int],
+        rule: int,
+        constants: list[float],
+        seed: int,
+        step: int,
+        num_threads: int,
+    ) -> tuple[int, int, int, int] | None: ...
+
+def weights_grad(
+    group: LookupGroup,
+    values: int,
+    values_are_64_bit: bool,
+    num_values: int,
+    offsets: int,
+    offsets_are_64_bit: bool,
+    batch_size: int,
+    grad: int,
+    grad_stride: int,
+    output: int,
+    num_threads: int,
+) -> tuple[int, int, int, int] | None: ...
+def initialize_rows(
+    rows: int,
+    row_type: int,
+    num_rows: int,
+    dim: int,
+    first_row: int,
+    seed: int,
+    random_key: int,
+    low: float,
+    high: float,
+    num_threads: int,
+) -> None: ...

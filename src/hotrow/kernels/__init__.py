@@ -11,35 +11,36 @@ Shapes (F features, B samples, N lookups, T tables, D_f the width of feature f's
 Results are bit-for-bit equal for any number of threads and any CPU level.
 """
 
+from hotrow.kernels.arena import empty_arena, huge_pages_status
+from hotrow.kernels.cpu import dequantize_rows, gather, pooled_lookup, quantize_rows
 from hotrow.kernels.library import LookupTarget, find_target, pooled_lookup_op, register_target
+from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads
+from hotrow.kernels.prefetch import Prefetch, choose_prefetch
 from hotrow.kernels.spec import FeatureSpec, TableGroup, TableSpec
+from hotrow.kernels.update import fused_update, fused_update_unpooled, initialize_rows, weights_grad
 
 __all__ = [
     "FeatureSpec",
     "LookupTarget",
+    "Prefetch",
     "TableGroup",
     "TableSpec",
-    "find_target",
-    "pooled_lookup_op",
-    "register_target",
-]
-
-from hotrow.kernels.arena import empty_arena, huge_pages_status
-from hotrow.kernels.cpu import dequantize_rows, gather, pooled_lookup, quantize_rows
-from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads
-from hotrow.kernels.prefetch import Prefetch, choose_prefetch
-
-__all__ = [
-    "Prefetch",
     "active_level",
     "choose_prefetch",
     "cpu_levels",
     "dequantize_rows",
     "empty_arena",
+    "find_target",
     "force_level",
+    "fused_update",
+    "fused_update_unpooled",
     "gather",
     "get_num_threads",
     "huge_pages_status",
+    "initialize_rows",
     "pooled_lookup",
+    "pooled_lookup_op",
     "quantize_rows",
+    "register_target",
+    "weights_grad",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ _ID_FAULT, _OFFSETS_FAULT = 1, 2
 
 
 def check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], num_dims: int) -> None:
-    """Raise DataError unless ``tensor`` is a contiguous CPU tensor of one of ``dtypes`` with ``num_dims`` dimensions."""
+    """Raise DataError unless ``tensor`` is on the CPU, contiguous, of one of ``dtypes``, with ``num_dims`` dimensions."""
     if tensor.dtype not in dtypes:
         raise DataError(f"{name}: dtype {tensor.dtype}; give {' or '.join(map(str, dtypes))}")
     if tensor.dim() != num_dims:
@@ -92,12 +93,13 @@ def _choices(group: TableGroup, prefetch: PrefetchChoice) -> Sequence[Prefetch]:
     ]
 
 
-def _prepared(group: TableGroup, prefetch: PrefetchChoice) -> _Lookup:
+def prepared_lookup(group: TableGroup, prefetch: PrefetchChoice = None) -> Any:
+    """The native ``LookupGroup`` of a group, made anew when an arena has moved."""
     key = ("lookup", prefetch if prefetch is None or isinstance(prefetch, Prefetch) else tuple(prefetch))
     lookup: _Lookup | None = group.prepared.get(key)
     if lookup is None or lookup.addresses != [rows.data_ptr() for rows in group.rows]:
         lookup = group.prepared[key] = _Lookup(group, prefetch)
-    return lookup
+    return lookup.native
 
 
 def pooled_lookup(
@@ -118,14 +120,14 @@ def pooled_lookup(
     Raises IdOutOfRange for an id outside its table; DataError for wrong tensors or offsets that do not add up;
     ConfigError for a group whose rows do not fit its tables. ``out`` is unspecified after an error.
     """
-    lookup = _prepared(group, prefetch)
-    batch_size = _check_input(group, values, offsets, weights)
+    native = prepared_lookup(group, prefetch)
+    batch_size = check_bags(group, values, offsets, weights)
     width = group.output_width
     if out is None:
         out = torch.empty((batch_size, width), dtype=torch.float32)
     else:
         _check_out(out, batch_size, width)
-    error = lookup.native.pooled_lookup(
+    error = native.pooled_lookup(
         values.data_ptr(),
         values.dtype is torch.int64,
         values.shape[0],
@@ -139,11 +141,11 @@ def pooled_lookup(
         get_num_threads(),
     )
     if error is not None:
-        _raise_fault(group, values, offsets, batch_size, error)
+        raise_bag_fault(group, values, offsets, batch_size, error)
     return out
 
 
-def _check_input(group: TableGroup, values: Tensor, offsets: Tensor, weights: Tensor | None) -> int:
+def check_bags(group: TableGroup, values: Tensor, offsets: Tensor, weights: Tensor | None) -> int:
     """Check a jagged input against the group; returns the batch size."""
     check_tensor("values", values, (torch.int64, torch.int32), 1)
     check_tensor("offsets", offsets, (torch.int64, torch.int32), 1)
@@ -175,9 +177,10 @@ def _check_out(out: Tensor, batch_size: int, width: int) -> None:
         raise DataError(f"out: strides {list(out.stride())}; give rows that are dense and do not overlap")
 
 
-def _raise_fault(
+def raise_bag_fault(
     group: TableGroup, values: Tensor, offsets: Tensor, batch_size: int, error: tuple[int, int, int, int]
 ) -> None:
+    """Raise what the kernels found wrong with bags."""
     kind, feature, sample, position = error
     if kind == _ID_FAULT:
         within = position - int(offsets[feature * batch_size + sample])
@@ -205,14 +208,8 @@ def _raise_id(group: TableGroup, feature: int, where: str, value: int) -> None:
     )
 
 
-def gather(
-    group: TableGroup, values: Tensor, splits: Sequence[int], *, prefetch: PrefetchChoice = None
-) -> list[Tensor]:
-    """Rows of every lookup, unpooled: per feature fp32 ``[splits[f], D_f]``; splits: lookups of each feature.
-
-    Raises as ``pooled_lookup``.
-    """
-    lookup = _prepared(group, prefetch)
+def check_splits(group: TableGroup, values: Tensor, splits: Sequence[int]) -> list[int]:
+    """Check the input of a gather; returns where each feature's lookups begin, and the end."""
     check_tensor("values", values, (torch.int64, torch.int32), 1)
     if len(splits) != len(group.features):
         raise DataError(
@@ -225,9 +222,29 @@ def gather(
         bounds.append(bounds[-1] + count)
     if bounds[-1] != values.shape[0]:
         raise DataError(f"splits: they add up to {bounds[-1]}, but there are {values.shape[0]} values")
+    return bounds
+
+
+def raise_slot_fault(
+    group: TableGroup, values: Tensor, bounds: Sequence[int], error: tuple[int, int, int, int]
+) -> None:
+    """Raise what the kernels found wrong with unpooled lookups."""
+    _, feature, _, position = error
+    _raise_id(group, feature, f"lookup {position - bounds[feature]}", int(values[position]))
+
+
+def gather(
+    group: TableGroup, values: Tensor, splits: Sequence[int], *, prefetch: PrefetchChoice = None
+) -> list[Tensor]:
+    """Rows of every lookup, unpooled: per feature fp32 ``[splits[f], D_f]``; splits: lookups of each feature.
+
+    Raises as ``pooled_lookup``.
+    """
+    native = prepared_lookup(group, prefetch)
+    bounds = check_splits(group, values, splits)
     dims = [group.tables[feature.table].embedding_dim for feature in group.features]
     outputs = [torch.empty((count, dim), dtype=torch.float32) for count, dim in zip(splits, dims)]
-    error = lookup.native.gather(
+    error = native.gather(
         values.data_ptr(),
         values.dtype is torch.int64,
         bounds,
@@ -235,8 +252,7 @@ def gather(
         get_num_threads(),
     )
     if error is not None:
-        _, index, _, position = error
-        _raise_id(group, index, f"lookup {position - bounds[index]}", int(values[position]))
+        raise_slot_fault(group, values, bounds, error)
     return outputs
 
 

@@ -28,7 +28,9 @@ def _u64(value: int) -> U64:
     return np.array([value & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
 
 
-def random_bits(purpose: int, seed: int, random_key: int, step: int, row_ids: NDArray[np.int64], num_columns: int) -> U32:
+def random_bits(
+    purpose: int, seed: int, random_key: int, step: int, row_ids: NDArray[np.int64], num_columns: int
+) -> U32:
     """32 random bits per element: ``[len(row_ids), num_columns]``."""
     key = _chain(_chain(_u64(purpose), _u64(seed)), _u64(random_key))
     keys = _chain(_chain(key, _u64(step)), row_ids.astype(np.uint64))[:, None]
