@@ -16,7 +16,7 @@ from hotrow.errors import ConfigError
 if TYPE_CHECKING:
     from hotrow.data import PrepareReport, Progress, Source, SplitRule
 
-SOURCES = ("complete-journey", "criteo", "parquet", "csv")
+SOURCES = ("complete-journey", "criteo", "parquet", "csv", "synthetic", "trace")
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
         list[Path] | None, typer.Argument(help="Files of the log, in order.", metavar="[PATH]...")
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory for the prepared dataset.")] = Path("prepared"),
-    schema: Annotated[Path | None, typer.Option(help="TOML schema of the columns (parquet, csv).")] = None,
+    schema: Annotated[Path | None, typer.Option(help="TOML schema of the columns (parquet, csv), or spec (synthetic).")] = None,
     memory: Annotated[str, typer.Option(help="About how much memory to take, such as 4GiB.")] = "4GiB",
     min_count: Annotated[
         int | None, typer.Option(help="Values seen less often in training go to an out-of-vocabulary bucket.")
@@ -41,6 +41,7 @@ def command(
     limit_rows: Annotated[int | None, typer.Option(help="Keep about so many samples.")] = None,
     crosses: Annotated[bool, typer.Option(help="complete-journey: add the four hashed crosses.")] = True,
     skip_malformed: Annotated[bool, typer.Option(help="Count and leave out malformed lines.")] = False,
+    ids_per_bag: Annotated[int, typer.Option(help="trace: lookups per sample.")] = 1,
     shard_rows: Annotated[int, typer.Option(help="Samples per shard.")] = 1 << 20,
     threads: Annotated[int, typer.Option(help="Features worked on at a time.")] = 2,
     overwrite: Annotated[bool, typer.Option(help="Remove what is in the output directory.")] = False,
@@ -65,6 +66,7 @@ def command(
         limit_rows=limit_rows,
         crosses=crosses,
         skip_malformed=skip_malformed,
+        ids_per_bag=ids_per_bag,
         rule=rule,
     )
     options = PrepareOptions(
@@ -93,6 +95,7 @@ def _source(
     limit_rows: int | None,
     crosses: bool,
     skip_malformed: bool,
+    ids_per_bag: int,
     rule: SplitRule | None,
 ) -> Source:
     from hotrow import data
@@ -105,11 +108,19 @@ def _source(
         return data.CompleteJourney(
             crosses=crosses, limit_rows=limit_rows, min_count=2 if min_count is None else min_count
         )
+    if name == "synthetic":
+        if schema is None or paths:
+            raise ConfigError("synthetic: write hotrow prepare synthetic --schema SPEC.toml --out DIR")
+        return data.SyntheticSource.from_toml(schema, limit_rows)
     if not paths:
         raise ConfigError(f"{name}: no files; write hotrow prepare {name} PATH... --out DIR")
     log: Source
     if name == "criteo":
         log = data.Criteo(paths, skip_malformed=skip_malformed)
+    elif name == "trace":
+        if len(paths) > 1:
+            raise ConfigError(f"trace: {len(paths)} paths given; a trace is one file")
+        log = data.TraceSource(paths[0], ids_per_bag=ids_per_bag)
     elif schema is None:
         raise ConfigError(
             f"{name}: no schema; write hotrow prepare {name} PATH... --schema SCHEMA.toml --out DIR"

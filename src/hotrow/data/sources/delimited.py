@@ -87,11 +87,7 @@ class DelimitedSource:
         return None
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "files": describe_files(self.files),
-            "skip_malformed": self._skip_malformed,
-        }
+        return {"kind": self.kind, "files": describe_files(self.files)}
 
     def batches(self, position: Mapping[str, Any] | None, num_rows: int) -> Iterator[RawBatch]:
         done = position["rows"] if position else 0
