@@ -216,8 +216,8 @@ def test_bag_lengths(lengths: BagLengths) -> None:
 
 
 def test_sweep_reaches_every_row() -> None:
-    feature = SyntheticFeature(name="a", num_rows=30_000, law="zipf", sweep=True)
-    log = SyntheticLog(SyntheticSpec(features=(feature,), num_samples=60_000, seed=1))
+    feature = SyntheticFeature(name="a", num_rows=30_000, law="zipf", sweep=True, missing=0.3)
+    log = SyntheticLog(SyntheticSpec(features=(feature,), num_samples=60_000, seed=1, sweep_part=0.8))
     rows = np.concatenate([chunk.bags[0].rows for chunk in log])
     counts = np.bincount(rows, minlength=30_000)
     assert counts.min() >= 1

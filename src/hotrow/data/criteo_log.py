@@ -81,6 +81,7 @@ def criteo_spec(
         "dense_missing": 0.1,
         "base_rate": 0.256,
         "logit_std": 1.3,
+        "sweep_part": 0.85,
     }
     return SyntheticSpec(features=features, num_samples=num_rows, seed=seed, **{**defaults, **changes})
 

@@ -110,7 +110,8 @@ class SyntheticSpec:
     popularity. drift: share of rows that have changed places with cold ones by the end of the log.
     dense_kind: ``normal``, or ``counts`` (whole numbers with a heavy tail, as Criteo's I1…I13).
     base_rate, logit_std, signal_rows: the planted model's label mean, logit spread and rows with an effect.
-    weighted: draw sample weights, Gamma(4)/4.
+    sweep_part: the first part of the log, in which every row of swept features occurs. weighted: draw sample weights,
+    Gamma(4)/4.
     """
 
     features: tuple[SyntheticFeature, ...]
@@ -129,6 +130,7 @@ class SyntheticSpec:
     base_rate: float = 0.25
     logit_std: float = 1.2
     signal_rows: int = 4096
+    sweep_part: float = 1.0
     chunk_samples: int = 65536
 
     def __post_init__(self) -> None:
@@ -143,7 +145,7 @@ class SyntheticSpec:
             self.dense_kind in ("normal", "counts"),
             f"dense_kind {self.dense_kind!r} is not 'normal' or 'counts'",
         )
-        for name in ("correlation", "heat_correlation", "drift", "dense_missing"):
+        for name in ("correlation", "heat_correlation", "drift", "dense_missing", "sweep_part"):
             _check(0.0 <= getattr(self, name) <= 1.0, f"{name}={getattr(self, name)} is not in [0, 1]")
         _check(0.0 < self.base_rate < 1.0, f"base_rate={self.base_rate} is not in (0, 1)")
 
@@ -258,9 +260,9 @@ class _FeatureDraw:
         self._phases = (
             Scramble(max(self.feature.num_rows // 2, 1), spec.seed - index - 1) if spec.drift else None
         )
-        self._sweep = (
-            Scramble(spec.num_samples, spec.seed + (1 << 32) + index) if self.feature.sweep else None
-        )
+        self._num_swept = max(int(spec.sweep_part * spec.num_samples), 1)
+        sweep_seed = spec.seed + (1 << 32) + index
+        self._sweep = Scramble(self._num_swept, sweep_seed) if self.feature.sweep else None
 
     def ids(self, rows: Ints) -> Ints:
         return rows if self._scramble is None else self._scramble(rows)
@@ -268,16 +270,20 @@ class _FeatureDraw:
     def rows(self, chunk: int, samples: Ints, latents: _Latents) -> Bags:
         """Rows of the given samples (their numbers in the log, which set the time)."""
         rng = _generator(self._spec.seed, chunk, self._index + 1)
+        turns = None if self._sweep is None else self._turns(samples)
         lengths = None if self.feature.lengths.is_single else self.feature.lengths.draw(rng, len(samples))
         if self.feature.missing:
             base = np.ones(len(samples), np.int64) if lengths is None else lengths
-            lengths = base * (rng.random(len(samples)) >= self.feature.missing)
+            kept = rng.random(len(samples)) >= self.feature.missing
+            lengths = base * (kept if turns is None else kept | (turns >= 0))
         rows = self._heat.places(self._uniforms(rng, latents, lengths))
         every = samples if lengths is None else np.repeat(samples, lengths)
         if self._spec.drift:
             rows = self._drifted(rows, every)
-        if self._sweep is not None:
-            rows = self._swept(rows, every)
+        if turns is not None:
+            turns = turns if lengths is None else turns[lengths > 0]
+            # The sweep goes from the coldest row up: the hot ones occur anyway.
+            rows = np.where(turns >= 0, self.feature.num_rows - 1 - turns, rows)
         return Bags(rows, lengths)
 
     def _uniforms(self, rng: np.random.Generator, latents: _Latents, lengths: Ints | None) -> Floats:
@@ -310,13 +316,13 @@ class _FeatureDraw:
         paired = places < 2 * half
         return np.where(swapped & paired, (places + half) % (2 * half), places)
 
-    def _swept(self, rows: Ints, samples: Ints) -> Ints:
-        """Let each row occur once at a sample of its own; at most SWEEP_SHARE of the samples take part."""
+    def _turns(self, samples: Ints) -> Ints:
+        """Which row's turn it is in each sample: each row has one sample, most samples have none (-1)."""
         assert self._sweep is not None
-        turns = self._sweep(samples)
+        inside = samples < self._num_swept
+        turns = self._sweep(np.where(inside, samples, 0))
         num_turns = min(self.feature.num_rows, int(SWEEP_SHARE * self._spec.num_samples))
-        # The sweep goes from the coldest row up: the hot ones occur anyway.
-        return np.where(turns < num_turns, self.feature.num_rows - 1 - turns, rows)
+        return np.where(inside & (turns < num_turns), turns, -1)
 
 
 SWEEP_SHARE = 0.6
