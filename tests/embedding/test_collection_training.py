@@ -100,7 +100,7 @@ def test_gradient_of_weights_follows_their_own_order(generator):
         given.weights().requires_grad_()
         collection(given).values().square().sum().backward()
         grads.append(KeyedJaggedTensor(given.keys(), given.values(), given.weights().grad, given.lengths()))
-    for key in features.keys():
+    for key in features:
         assert torch.equal(grads[0][key].weights(), grads[1][key].weights())
 
 

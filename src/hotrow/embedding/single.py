@@ -12,6 +12,7 @@ from hotrow.embedding.lookup import FusedGather, SparseGather
 from hotrow.embedding.module import TableModule, load_rows
 from hotrow.embedding.store import TableStore
 from hotrow.errors import ConfigError, DataError
+from hotrow.jagged import KeyedJaggedTensor
 from hotrow.optim import Optimizer
 
 
@@ -126,16 +127,11 @@ class PooledTable(SingleTable):
     def _drop_padding(
         self, values: Tensor, bounds: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        if bounds.numel() and (int(bounds[0]) != 0 or int(bounds[-1]) != values.shape[0]):
-            raise DataError(
-                f"{self.table.name}: offsets run from {int(bounds[0])} to {int(bounds[-1])} for {values.shape[0]} ids; "
-                "they must start at 0 and end at the number of ids"
-            )
+        KeyedJaggedTensor([self.table.name], values, offsets=bounds).check()
         assert self.padding_idx is not None
         keep = values.ne(self.padding_idx)
         kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
-        inside = bounds.long().clamp(0, values.shape[0])
-        return values[keep], kept_before[inside], None if weights is None else weights[keep]
+        return values[keep], kept_before[bounds.long()], None if weights is None else weights[keep]
 
 
 class GatheredTable(SingleTable):
