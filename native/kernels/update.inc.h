@@ -212,11 +212,15 @@ void update_rows(const UpdateRun& arguments) {
 
 template <Rule kRule, typename T>
 constexpr void fill_widths(UpdateFunction (&widths)[kNumUpdateWidths]) {
+#if defined(HOTROW_NO_SPECIAL_WIDTHS)
+  for (UpdateFunction& width : widths) width = update_rows<kRule, T, 0>;
+#else
   widths[0] = update_rows<kRule, T, 0>;
   widths[1] = update_rows<kRule, T, 1>;
   widths[2] = update_rows<kRule, T, 2>;
   widths[3] = update_rows<kRule, T, 4>;
   widths[4] = update_rows<kRule, T, 8>;
+#endif
 }
 
 template <Rule kRule>

@@ -21,7 +21,8 @@ def _chain(key: U64, value: U64) -> U64:
     z = (key ^ value) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: U64 = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def _u64(value: int) -> U64:
@@ -39,7 +40,8 @@ def random_bits(
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD)
     x = x ^ high
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97)
-    return x ^ (x >> np.uint32(15))
+    bits: U32 = x ^ (x >> np.uint32(15))
+    return bits
 
 
 def round_stochastically(values: F32, bits: U32) -> NDArray[np.uint16]:
@@ -48,7 +50,8 @@ def round_stochastically(values: F32, bits: U32) -> NDArray[np.uint16]:
     rounded = (raw + (bits >> np.uint32(16))) >> np.uint32(16)
     quiet = (raw >> np.uint32(16)) | np.uint32(0x40)
     is_nan = (raw & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    return np.where(is_nan, quiet, rounded).astype(np.uint16)
+    halves: NDArray[np.uint16] = np.where(is_nan, quiet, rounded).astype(np.uint16)
+    return halves
 
 
 def uniform(bits: U32, low: float, high: float) -> F32:

@@ -176,7 +176,7 @@ def fused_update_unpooled(
 ) -> None:
     """As ``kernels.fused_update_unpooled``; input that is in order is assumed."""
     check_trainable(group, optimizer)
-    slots = values.long().split(list(splits))
+    slots = torch.split(values.long(), list(splits))
     for table in range(len(group.tables)):
         features = [f for f, feature in enumerate(group.features) if feature.table == table]
         if features:
@@ -198,7 +198,8 @@ def weights_grad(
         of_lookup = grad[:, column : column + dim].repeat_interleave(lengths[f], 0)
         dots = dot(rows[feature.table][slots].numpy(), of_lookup.numpy())
         if feature.pooling is PoolingType.MEAN:
-            dots = dots / np.repeat(lengths[f].numpy(), lengths[f].numpy()).astype(np.float32)
+            counts = lengths[f].numpy()
+            dots /= np.repeat(counts, counts).astype(np.float32)
         found.append(torch.from_numpy(dots))
         column, first = column + dim, first + slots.shape[0]
     return torch.cat(found)
