@@ -4,6 +4,7 @@ from hotrow.bench.bounds import BOUNDS, Against, Bound, Verdict, judge
 from hotrow.bench.cases import CASES, SHAPES, Case, Shape, select
 from hotrow.bench.harness import Pair, Settings, Spread, measure_pair
 from hotrow.bench.kernels import bench_kernels
+from hotrow.bench.machine import machine_block
 from hotrow.bench.report import lines, markdown, write_markdown
 from hotrow.bench.train import bench_train
 
@@ -23,6 +24,7 @@ __all__ = [
     "bench_train",
     "judge",
     "lines",
+    "machine_block",
     "markdown",
     "measure_pair",
     "select",

@@ -1,6 +1,6 @@
 """Data: sources, preparation, vocabularies, encoded shards, loader."""
 
-from hotrow.data.criteo_log import CriteoLog, criteo_spec, write_criteo_tsv
+from hotrow.data.criteo_log import KAGGLE_CARDINALITIES, CriteoLog, criteo_spec, write_criteo_tsv
 from hotrow.data.heat import Heat, MixtureHeat, Scramble, ZipfHeat
 from hotrow.data.loader import Dataset, Loader
 from hotrow.data.manifest import DatasetManifest, FeatureInfo, ShardInfo, load_manifest
@@ -29,6 +29,7 @@ from hotrow.data.trace import Trace, TraceSource
 from hotrow.data.vocabulary import Vocabulary
 
 __all__ = [
+    "KAGGLE_CARDINALITIES",
     "BagLengths",
     "BayesAuc",
     "CompleteJourney",
