@@ -1,0 +1,315 @@
+"""The large case: a Criteo-format log of Kaggle's cardinalities, prepared, trained, killed, resumed and evaluated.
+
+Everything is done through the ``hotrow`` command, watched from outside. The steps and checks:
+
+1. write a log of ``--rows`` lines; the best AUC any model can reach on its last 1/14 is known;
+2. ``hotrow prepare criteo``: peak memory at most 4 GiB, every value in a vocabulary if the log is long enough;
+3. ``hotrow train`` for a fifth of the steps, uninterrupted: the digests of its rows, state and losses;
+4. the whole run, killed by SIGKILL between two checkpoints, then ``--resume``: bit for bit the same at the step of 3;
+5. ``hotrow evaluate``: AUC on the last samples, clearly above chance and near the best.
+
+    python benchmarks/acceptance.py                     the real size: about 20 M lines, 34 M rows of 64, 40 GB of disk
+    python benchmarks/acceptance.py --rows 200000 --dim 16    a small one, in a minute or two
+
+Prints the result as JSON, writes it with ``--result``; exits 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hotrow.bench import machine_block
+from hotrow.checkpoint import open_checkpoint
+from hotrow.data import KAGGLE_CARDINALITIES, load_manifest, write_criteo_tsv
+from hotrow.training import read_history
+
+MAX_PREPARE_GIB = 4.0
+HOLDOUT_SHARE = 1 / 14
+"""The part of a Criteo log that ``hotrow prepare`` keeps for the test."""
+
+CONFIG = """\
+name = "acceptance"
+seed = {seed}
+[data]
+shuffle_samples = 1048576
+[model]
+kind = "dlrm"
+bottom_mlp = [128, {dim}]
+interaction = "dot"
+top_mlp = [128, 64]
+output_bias = -1.07
+[embeddings]
+dim = {dim}
+init_bound = 0.01
+[sparse_optimizer]
+kind = "rowwise_adagrad"
+lr = 0.02
+[dense_optimizer]
+kind = "adam"
+lr = 0.001
+[training]
+batch_size = {batch_size}
+log_every = 1
+tensorboard = false
+[evaluation]
+final_splits = ["test"]
+[checkpoint]
+keep_last = 1
+keep_best = false
+"""
+
+
+@dataclass
+class Case:
+    """What is run, where, and what has been found so far."""
+
+    directory: Path
+    num_rows: int
+    dim: int
+    batch_size: int
+    seed: int
+    auc_margin: float
+    steps: dict[str, Any] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "acceptance.toml"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def check(self, what: str, passed: bool, **numbers: Any) -> None:
+        self.checks.append({"check": what, "passed": bool(passed), **numbers})
+        say(f"{'ok' if passed else 'FAILED':>8}  {what}  {numbers}")
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def hotrow(*arguments: object) -> list[str]:
+    """The command line of the hotrow beside this Python."""
+    script = Path(sys.executable).with_name("hotrow")
+    code = "import sys; from hotrow.cli import main; main(sys.argv[1:])"
+    start = [str(script)] if script.exists() else [sys.executable, "-c", code]
+    return [*start, *map(str, arguments)]
+
+
+@dataclass
+class Watched:
+    """A process that ran to its end or was killed, as seen from outside."""
+
+    seconds: float
+    peak_gib: float
+    result: dict[str, Any]
+
+
+def watch(command: list[str], kill_when: Any = None) -> Watched:
+    """Run a command with ``--json``; SIGKILL it as soon as ``kill_when()`` is true. Peak memory by ``wait4``."""
+    say(" ".join(command[-12:]))
+    begin = time.monotonic()
+    out = (Path(os.environ.get("TMPDIR", "/tmp")) / f"acceptance-{os.getpid()}.out").open("w+")
+    process = subprocess.Popen(command, stdout=out)
+    killed = False
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        if kill_when is not None and not killed and kill_when():
+            os.kill(process.pid, signal.SIGKILL)
+            killed = True
+        time.sleep(0.02 if kill_when else 0.2)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    out.seek(0)
+    text = out.read()
+    out.close()
+    Path(out.name).unlink()
+    if killed != (process.returncode == -signal.SIGKILL) or (process.returncode and not killed):
+        raise SystemExit(f"acceptance: {' '.join(command)} ended with {process.returncode}, killed: {killed}")
+    result = {} if killed else json.loads(text)
+    return Watched(time.monotonic() - begin, usage.ru_maxrss / 2**20, result)
+
+
+def generate(case: Case) -> None:
+    begin = time.monotonic()
+    path = case.directory / "log.tsv"
+    say(f"writing {case.num_rows:,} lines to {path}")
+    log = write_criteo_tsv(
+        path, case.num_rows, case.seed, holdout=max(round(case.num_rows * HOLDOUT_SHARE), 1)
+    )
+    case.steps["generate"] = {"seconds": time.monotonic() - begin, **log.to_json()}
+
+
+def prepare(case: Case) -> None:
+    run = watch(
+        hotrow(
+            "prepare", "criteo", case.directory / "log.tsv", "--out", case.data, "--memory", "4GiB", "--json"
+        )
+    )
+    manifest = load_manifest(case.data)
+    num_rows = sum(feature.num_rows for feature in manifest.features)
+    case.steps["prepare"] = {
+        "seconds": run.seconds,
+        "peak_gib": run.peak_gib,
+        "num_table_rows": num_rows,
+        "num_bytes": run.result["num_bytes"],
+        "num_samples": {split: manifest.num_samples(split) for split in manifest.splits},
+    }
+    case.check(
+        f"prepare within {MAX_PREPARE_GIB:g} GiB", run.peak_gib <= MAX_PREPARE_GIB, peak_gib=run.peak_gib
+    )
+    samples = sum(manifest.num_samples(split) for split in manifest.splits)
+    case.check("every line became a sample", samples == case.num_rows, samples=samples)
+    if case.num_rows >= 20_000_000:
+        wanted = sum(KAGGLE_CARDINALITIES)
+        case.check("every value got a row", num_rows >= wanted, num_table_rows=num_rows, num_values=wanted)
+    (case.directory / "log.tsv").unlink()
+
+
+def digests(run: Path) -> dict[str, Any]:
+    """SHA-256 of every file of rows, state and dense part in a checkpoint (a run's last), and the position."""
+    _, manifest = open_checkpoint(run)
+    return {
+        "step": manifest.step,
+        "files": {info.file: info.sha256 for info in manifest.files},
+        "position": dict(manifest.position),
+    }
+
+
+def losses(run: Path, last_step: int) -> list[tuple[int, float]]:
+    history = read_history(run / "history.jsonl")
+    return [
+        (row["step"], row["loss"]) for row in history if row["kind"] == "train" and row["step"] <= last_step
+    ]
+
+
+def train(case: Case) -> None:
+    """Steps 3 and 4. Checkpoints are E steps apart before the kill; the runs are compared at step 2 E."""
+    num_steps = -(-load_manifest(case.data).num_samples("train") // case.batch_size)
+    every = max(num_steps // 10, 5)
+    whole, cut = case.directory / "whole", case.directory / "cut"
+    common = ["train", case.config, "--data", case.data, "--json"]
+    first = watch(
+        hotrow(*common, "--out", whole, "--steps", 2 * every, "--set", "evaluation.final_splits=[]")
+    )
+    expected, expected_losses = digests(whole), losses(whole, 2 * every)
+    shutil.rmtree(whole)
+
+    kill_step = random.Random(case.seed).randrange(every + 1, every + every * 4 // 5)
+    killed = watch(
+        hotrow(*common, "--out", cut, "--set", f"checkpoint.every_steps={every}"),
+        kill_when=lambda: any(
+            row["step"] >= kill_step for row in (read_history(cut / "history.jsonl") or [{"step": 0}])[-1:]
+        ),
+    )
+    seen = {row["step"] for row in read_history(cut / "history.jsonl")}
+    case.check(
+        "killed in mid-run, after a checkpoint",
+        digests(cut)["step"] == every and max(seen) < 2 * every,
+        checkpoint_step=digests(cut)["step"],
+        last_step=max(seen),
+        num_steps=num_steps,
+    )
+    found: dict[str, Any] = {}
+    compared = cut / "checkpoints" / f"step-{2 * every:08d}"
+
+    def note_checkpoint() -> bool:
+        if not found and compared.exists():
+            found.update(digests(compared))
+        return False
+
+    last = watch(
+        hotrow(*common, "--out", cut, "--resume", "--set", f"checkpoint.every_steps={2 * every}"),
+        kill_when=note_checkpoint,
+    )
+    same_losses = losses(cut, 2 * every) == expected_losses
+    case.check("resumed: the same losses", same_losses, num_losses=len(expected_losses))
+    differing = [
+        name for name, digest in expected["files"].items() if found.get("files", {}).get(name) != digest
+    ]
+    case.check(
+        "resumed: the same rows, state and position, bit for bit",
+        not differing and found.get("position") == expected["position"],
+        num_files=len(expected["files"]),
+        differing=differing[:3],
+    )
+    case.steps["train"] = {
+        "num_steps": num_steps,
+        "compared_at_step": 2 * every,
+        "killed_after_step": max(seen),
+        "seconds": {"uninterrupted part": first.seconds, "killed": killed.seconds, "resumed": last.seconds},
+        "peak_gib": max(first.peak_gib, killed.peak_gib, last.peak_gib),
+        "samples_per_second": last.result["samples_per_second"],
+        "train_loss": last.result["train_loss"],
+    }
+
+
+def evaluate(case: Case) -> None:
+    run = watch(hotrow("evaluate", case.directory / "cut", "--split", "test", "--json"))
+    (metrics,) = run.result["metrics"].values()
+    best = case.steps["generate"]["holdout"]["bayes_auc"]
+    case.steps["evaluate"] = {"seconds": run.seconds, "peak_gib": run.peak_gib, "bayes_auc": best, **metrics}
+    case.check("AUC at least 0.1 above chance", metrics["auc"] > 0.6, auc=metrics["auc"])
+    case.check(
+        f"AUC within {case.auc_margin:g} of the best possible",
+        best - case.auc_margin < metrics["auc"] < best + 0.005,
+        auc=metrics["auc"],
+        bayes_auc=best,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The large case, from log to evaluation.")
+    parser.add_argument("--rows", type=int, default=20_000_000, help="lines of the log")
+    parser.add_argument("--dim", type=int, default=64, help="elements per row")
+    parser.add_argument("--batch-size", type=int, default=8192)
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument(
+        "--auc-margin", type=float, default=0.02, help="largest distance from the best possible AUC"
+    )
+    parser.add_argument("--dir", type=Path, default=Path("acceptance"), help="working directory; emptied")
+    parser.add_argument("--result", type=Path, help="also write the result here")
+    parser.add_argument("--keep", action="store_true", help="keep the working directory")
+    options = parser.parse_args()
+    directory = options.dir.absolute()
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    case = Case(directory, options.rows, options.dim, options.batch_size, options.seed, options.auc_margin)
+    case.config.write_text(CONFIG.format(seed=case.seed, dim=case.dim, batch_size=case.batch_size))
+    begin = time.monotonic()
+    for step in (generate, prepare, train, evaluate):
+        step(case)
+    result = {
+        "name": "acceptance",
+        "num_rows": case.num_rows,
+        "dim": case.dim,
+        "passed": all(check["passed"] for check in case.checks),
+        "seconds": time.monotonic() - begin,
+        "checks": case.checks,
+        "steps": case.steps,
+        "machine": machine_block(None),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.result:
+        options.result.write_text(text + "\n")
+    if not options.keep:
+        shutil.rmtree(directory)
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
