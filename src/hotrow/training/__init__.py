@@ -1,5 +1,6 @@
 """Training: a configuration and a prepared dataset → a trained model, its checkpoints and its curves."""
 
+from hotrow.training.batches import endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, Model, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
@@ -21,11 +22,14 @@ __all__ = [
     "TrainingResult",
     "build",
     "build_tables",
+    "endless",
     "evaluate",
     "evaluate_checkpoint",
+    "evaluation_loader",
     "export_weights",
     "load_model",
     "read_history",
     "tensorboard_available",
+    "training_loader",
     "weighted_loss",
 ]
