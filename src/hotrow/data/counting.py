@@ -134,6 +134,7 @@ def count_sorted(keys: Keys) -> Run:
 
 def merge_runs(runs: list[Run]) -> Run:
     """One run with the sums of the counts."""
+    runs = [run for run in runs if len(run[0])] or runs[:1]
     if len(runs) == 1:
         return runs[0]
     keys = np.concatenate([run[0] for run in runs])

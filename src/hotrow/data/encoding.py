@@ -208,8 +208,8 @@ class Encoder:
                 value = describe_key(int(column.keys[key_at]), task.value_type, text)
                 place = f"{chunk.where}: line or sample {chunk.first_line + int(rows[bad[0]])}"
                 raise DataError(
-                    f"{place}: column {task.name!r} has the value {value}, seen less than {task.min_count} times in "
-                    "the training split; give unknown = 'oov', or correct it"
+                    f"{place}: column {task.name!r} has the value {value}, which the vocabulary lacks (training split, "
+                    f"min_count {task.min_count}); correct it, or send such values to a bucket with unknown 'oov'"
                 )
 
 

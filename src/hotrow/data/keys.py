@@ -107,7 +107,7 @@ def parse_hex(texts: pa.Array) -> tuple[Keys, NDArray[np.int64]]:
     bad = lengths > 8
     digits = _digit_values()[data]
     present = np.flatnonzero((lengths > 0) & ~bad)
-    if len(data) == 8 * np.count_nonzero(lengths):
+    if ((lengths == 8) | (lengths == 0)).all():
         table = digits.reshape(-1, 8)
     else:
         place = np.arange(8) - (8 - lengths[present])[:, None]

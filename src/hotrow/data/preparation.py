@@ -31,7 +31,7 @@ from hotrow.data.parsing import Parser
 from hotrow.data.source import Source, SplitRule
 from hotrow.data.splits import Codes, Splitter
 from hotrow.data.vocabulary import Vocabulary
-from hotrow.errors import ConfigError, FormatError, StorageError
+from hotrow.errors import ConfigError, DataError, FormatError, StorageError
 
 WORK_DIRECTORY = ".work"
 _PROCESS_BYTES = 400 << 20  # the interpreter, torch and Arrow
@@ -183,6 +183,8 @@ class _Preparation:
     ) -> DatasetManifest:
         multi_valued = [task.name for task in self.tasks if task.is_multi_valued]
         layout = Layout(chunks, split_codes, self.options.shard_rows, multi_valued)
+        if not any(plan.split == "train" for plan in layout.shards):
+            raise DataError(f"{self.out}: no sample is in the training split; widen train in {self.rule}")
         manifest = DatasetManifest(
             features=tuple(infos[task.name] for task in self.tasks),
             dense_names=tuple(column.column for column in self.schema.dense),
