@@ -31,7 +31,7 @@ class Pool {
     task_ = &task;
     num_tasks_ = num_tasks;
     next_.store(0);
-    gate_.store(0);
+    gate_.fetch_and(~kClosed);
     round_.fetch_add(1);
     round_.notify_all();
     take(0);

@@ -36,7 +36,11 @@ class Bound:
 
     @property
     def text(self) -> str:
-        limit = f">= {self.at_least:g}" if self.at_most == math.inf else f"in [{self.at_least:g}, {self.at_most:g}]"
+        limit = (
+            f">= {self.at_least:g}"
+            if self.at_most == math.inf
+            else f"in [{self.at_least:g}, {self.at_most:g}]"
+        )
         mean = "geometric mean of " if len(self.cases) > 1 else ""
         return f"{mean}{', '.join(self.cases)} against {self.against.value} {limit}"
 

@@ -148,7 +148,10 @@ INT8_SHAPES = ("rm-uniform", "criteo")
 
 
 def _cases() -> dict[str, Case]:
-    cases = [Case(name=f"{name}.forward", shape=shape, operation=Operation.FORWARD) for name, shape in SHAPES.items()]
+    cases = [
+        Case(name=f"{name}.forward", shape=shape, operation=Operation.FORWARD)
+        for name, shape in SHAPES.items()
+    ]
     cases += [
         Case(name=f"{name}.int8", shape=SHAPES[name], operation=Operation.FORWARD, data_type=DataType.INT8)
         for name in INT8_SHAPES
@@ -174,7 +177,9 @@ def select(names: list[str]) -> list[Case]:
             key: case for key, case in CASES.items() if key.startswith(name + ".")
         }
         if not found:
-            raise ConfigError(f"bench: no case {name!r}; cases are {', '.join(CASES)} or a shape: {', '.join(SHAPES)}")
+            raise ConfigError(
+                f"bench: no case {name!r}; cases are {', '.join(CASES)} or a shape: {', '.join(SHAPES)}"
+            )
         chosen |= found
     return list(chosen.values())
 

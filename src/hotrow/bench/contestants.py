@@ -52,7 +52,7 @@ class TorchStep:
     def run(self, batch: int) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         out = torch.cat([bag(ids, self._offsets) for bag, ids in zip(self.bags, self._ids[batch])], dim=1)
-        out.backward(self._grad)
+        out.backward(self._grad)  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return out.detach()
 
@@ -68,7 +68,7 @@ def torch_bags(inputs: Inputs, *, sparse: bool) -> list[nn.EmbeddingBag]:
 
 
 def _per_table(inputs: Inputs, batch: Tensor) -> list[Tensor]:
-    return list(batch.split(inputs.shape.batch_size * inputs.shape.ids_per_bag))
+    return list(torch.split(batch, inputs.shape.batch_size * inputs.shape.ids_per_bag))
 
 
 def _table_offsets(inputs: Inputs) -> Tensor:
@@ -76,7 +76,7 @@ def _table_offsets(inputs: Inputs) -> Tensor:
 
 
 def _fbgemm(module: str) -> Any:
-    """A module of fbgemm_gpu; its CPU build announces the GPU parts it lacks as warnings. ModuleNotFoundError if missing."""
+    """A module of fbgemm_gpu, whose CPU build warns of the GPU parts it lacks; ModuleNotFoundError if missing."""
     import importlib
 
     with warnings.catch_warnings():
@@ -102,10 +102,12 @@ class Fbgemm:
         inputs = self._inputs
         if inputs.case.operation is Operation.FORWARD:
             with torch.no_grad():
-                return self._tbe(inputs.batches[batch], inputs.offsets)
-        out = self._tbe(inputs.batches[batch], inputs.offsets)
-        out.backward(inputs.grad)
-        return out.detach()
+                out: Tensor = self._tbe(inputs.batches[batch], inputs.offsets)
+                return out
+        pooled = self._tbe(inputs.batches[batch], inputs.offsets)
+        pooled.backward(inputs.grad)
+        trained: Tensor = pooled.detach()
+        return trained
 
 
 def fbgemm_training(sizes: list[tuple[int, int]], *, rowwise: bool) -> Any:
@@ -138,7 +140,8 @@ class FbgemmDense:
 
     @torch.no_grad()
     def run(self, batch: int) -> Tensor:
-        return self._tbe(self._inputs.batches[batch], self._inputs.offsets)
+        out: Tensor = self._tbe(self._inputs.batches[batch], self._inputs.offsets)
+        return out
 
 
 class FbgemmInt8:
@@ -157,13 +160,16 @@ class FbgemmInt8:
         for table, (rows, scale_bias) in enumerate(self._tbe.split_embedding_weights()):
             fused = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(inputs.table_rows(table))
             rows.copy_(fused[:, :-8])
-            scale_bias.copy_(fused[:, -8:].contiguous().view(torch.float32).to(torch.float16).view(torch.uint8))
+            scale_bias.copy_(
+                fused[:, -8:].contiguous().view(torch.float32).to(torch.float16).view(torch.uint8)
+            )
         self._batches = [batch.to(torch.int32) for batch in inputs.batches]
         self._offsets = inputs.offsets.to(torch.int32)
 
     @torch.no_grad()
     def run(self, batch: int) -> Tensor:
-        return self._tbe(self._batches[batch], self._offsets)
+        out: Tensor = self._tbe(self._batches[batch], self._offsets)
+        return out
 
 
 def make_peer(name: str, inputs: Inputs) -> Contestant:

@@ -84,7 +84,8 @@ def measure_pair(ours: Callable[[], object], other: Callable[[], object], settin
     ours(), other()
     rounds = max(_rounds(ours, settings.min_seconds), _rounds(other, settings.min_seconds))
     pairs = [
-        (_seconds(ours, rounds), _seconds(other, rounds)) for _ in range(settings.warm_up + settings.num_samples)
+        (_seconds(ours, rounds), _seconds(other, rounds))
+        for _ in range(settings.warm_up + settings.num_samples)
     ][settings.warm_up :]
     return Pair(
         ours_seconds=Spread.of([a for a, _ in pairs]),
@@ -108,5 +109,7 @@ def require_equal(name: str, ours: Tensor, other: Tensor, tolerance: float) -> f
     """The relative error. Raises ConfigError above the tolerance: a wrong result has no speed."""
     error = relative_error(ours, other)
     if not error <= tolerance:
-        raise ConfigError(f"bench: {name} differs from hotrow by {error:.3g} (tolerance {tolerance:g}); nothing was timed")
+        raise ConfigError(
+            f"bench: {name} differs from hotrow by {error:.3g} (tolerance {tolerance:g}); nothing was timed"
+        )
     return error

@@ -24,13 +24,17 @@ def _generator(shape: Shape, *key: int) -> np.random.Generator:
 def zipf_ids(rng: np.random.Generator, count: int, num_rows: int, exponent: float) -> Ids:
     """``count`` ranks in [0, num_rows) with ``p(k) ∝ (k + 1)^-exponent``, by inverting the exact distribution."""
     cumulative = np.cumsum(np.arange(1, num_rows + 1, dtype=np.float64) ** -exponent)
-    return np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right").clip(max=num_rows - 1)
+    return np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right").clip(
+        max=num_rows - 1
+    )
 
 
 def read_trace(path: Path, num_rows: int) -> Ids:
     """The ids of a recorded trace in true order. Raises ConfigError if it is missing, FormatError if it is broken."""
     if not path.is_file():
-        raise ConfigError(f"bench: trace {path} is missing; give the folder of the recorded traces with --traces")
+        raise ConfigError(
+            f"bench: trace {path} is missing; give the folder of the recorded traces with --traces"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids: Ids = arrays["ids"].astype(np.int64)
@@ -81,7 +85,9 @@ class Inputs:
         per_table = shape.batch_size * shape.ids_per_bag
         drawn = np.stack([self._table_ids(t, per_table * shape.num_batches) for t in range(shape.num_tables)])
         split = drawn.reshape(shape.num_tables, shape.num_batches, per_table)
-        return [torch.from_numpy(np.ascontiguousarray(split[:, k]).reshape(-1)) for k in range(shape.num_batches)]
+        return [
+            torch.from_numpy(np.ascontiguousarray(split[:, k]).reshape(-1)) for k in range(shape.num_batches)
+        ]
 
     def _table_ids(self, table: int, count: int) -> Ids:
         shape, rng = self.shape, _generator(self.shape, 1, table)
@@ -89,7 +95,9 @@ class Inputs:
             return rng.integers(0, shape.num_rows, count, dtype=np.int64)
         if shape.draw is Draw.TRACE:
             if self.traces is None:
-                raise ConfigError(f"bench: {self.case.name} reads a recorded trace; give its folder with --traces")
+                raise ConfigError(
+                    f"bench: {self.case.name} reads a recorded trace; give its folder with --traces"
+                )
             trace = read_trace(self.traces / f"{shape.trace}.npz", shape.num_rows)
             begin = table * (trace.size // shape.num_tables)
             return np.take(trace, np.arange(begin, begin + count), mode="wrap")

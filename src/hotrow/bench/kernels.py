@@ -178,8 +178,14 @@ def document(
     what: str, machine: dict[str, Any], cases: list[dict[str, Any]], ratios: dict[tuple[str, Against], float]
 ) -> dict[str, Any]:
     """The JSON document every benchmark prints."""
-    verdicts = [{"bound": v.bound.text, "ratio": v.ratio, "met": v.met} for v in judge(ratios)]
-    return {"format_version": FORMAT_VERSION, "what": what, "machine": machine, "cases": cases, "bounds": verdicts}
+    verdicts = [{"bound": v.bound.text, "measured": v.ratio, "met": v.met} for v in judge(ratios)]
+    return {
+        "format_version": FORMAT_VERSION,
+        "what": what,
+        "machine": machine,
+        "cases": cases,
+        "bounds": verdicts,
+    }
 
 
 def _case_json(case: Case, comparisons: Sequence[Comparison], tuning: dict[str, Any]) -> dict[str, Any]:

@@ -76,10 +76,12 @@ def bench_loader(data_dir: Path, recipe: str, settings: Settings) -> dict[str, A
     )
     case = {
         "name": "loader",
-        "recipe": recipe,
-        "batch_size": config.training.batch_size,
-        "loader_samples_per_second": 1 / pair.ours_seconds.median,
-        "trainer_samples_per_second": 1 / pair.other_seconds.median,
+        "facts": {
+            "recipe": recipe,
+            "batch_size": config.training.batch_size,
+            "loader_samples_per_second": 1 / pair.ours_seconds.median,
+            "trainer_samples_per_second": 1 / pair.other_seconds.median,
+        },
         "pair": pair.to_json(),
     }
     return document("loader", machine, [case], {("loader", Against.TRAINER): ratio.median})

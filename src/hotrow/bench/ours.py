@@ -61,8 +61,9 @@ class Collection:
     def run(self, batch: int) -> Tensor:
         if self.inputs.case.operation is Operation.FORWARD:
             with torch.no_grad():
-                return self.collection(self.batches[batch]).values()
-        out = self.collection(self.batches[batch]).values()
+                pooled: Tensor = self.collection(self.batches[batch]).values()
+                return pooled
+        out: Tensor = self.collection(self.batches[batch]).values()
         out.backward(self.inputs.grad)
         return out.detach()
 

@@ -23,7 +23,7 @@ from hotrow.core import DataType
 
 @dataclass(frozen=True, kw_only=True)
 class PeerSetting:
-    """One peer in one operation. judged: it counts for ``best_peer``. tolerance: of its output, relative to its scale."""
+    """One peer in one operation. judged: it counts for ``best_peer``. tolerance: of its output, relative."""
 
     name: str
     operation: Operation

@@ -42,7 +42,7 @@ class PlainDLRM(nn.Module):
         width = below + (sum(dims) if interaction == "cat" else vectors * (vectors - 1) // 2)
         self.top = layers([width, *top])
         self.output = nn.Linear(top[-1] if top else width, 1)
-        self.register_buffer("pairs", torch.tril_indices(vectors, vectors, offset=-1), persistent=False)
+        self.row, self.column = torch.tril_indices(vectors, vectors, offset=-1)
 
     def pool(self, ids: Sequence[Tensor], offsets: Sequence[Tensor]) -> list[Tensor]:
         """One [B, dim] per table."""
@@ -56,7 +56,7 @@ class PlainDLRM(nn.Module):
         else:
             vectors = torch.stack([*below, *pooled], dim=1)
             products = torch.bmm(vectors, vectors.transpose(1, 2))
-            joined = torch.cat([*below, products[:, self.pairs[0], self.pairs[1]]], dim=1)
+            joined = torch.cat([*below, products[:, self.row, self.column]], dim=1)
         logits: Tensor = self.output(self.top(joined))
         return logits.squeeze(1)
 

@@ -35,6 +35,14 @@ def _comparison_rows(document: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _fact_rows(document: dict[str, Any]) -> list[list[str]]:
+    return [
+        [case["name"], key, f"{value:.6g}" if isinstance(value, float) else str(value)]
+        for case in document["cases"]
+        for key, value in case.get("facts", {}).items()
+    ]
+
+
 HEAD = ["case", "opponent", "ratio", "hotrow ns/lookup", "opponent ns/lookup", "output difference"]
 
 
@@ -43,11 +51,13 @@ def lines(document: dict[str, Any]) -> list[str]:
     rows = [HEAD, *_comparison_rows(document)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEAD))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    text = text if len(rows) > 1 else []
+    text += [f"{name}  {key}  {value}" for name, key, value in _fact_rows(document)]
     return text + [""] + [f"{_met(v):>12}  {_ratio(v)}  {v['bound']}" for v in document["bounds"]]
 
 
 def _ratio(verdict: dict[str, Any]) -> str:
-    return "    -" if verdict["ratio"] is None else f"{verdict['ratio']:5.2f}"
+    return "     -" if verdict["measured"] is None else f"{verdict['measured']:6.4g}"
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -65,19 +75,25 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         "## Bounds",
         "",
-        *_table(["bound", "measured", ""], [[v["bound"], _ratio(v).strip(), _met(v)] for v in document["bounds"]]),
+        *_table(
+            ["bound", "measured", ""], [[v["bound"], _ratio(v).strip(), _met(v)] for v in document["bounds"]]
+        ),
         "",
-        "## Comparisons",
-        "",
-        *_table(HEAD, _comparison_rows(document)),
     ]
+    if rows := _comparison_rows(document):
+        parts += ["## Comparisons", "", *_table(HEAD, rows)]
+    if facts := _fact_rows(document):
+        parts += ["## Facts", "", *_table(["case", "what", "value"], facts)]
     notes = [[case["name"], str(case["tuning"])] for case in document["cases"] if case.get("tuning")]
     if notes:
         parts += ["", "## Tuning of the roofline", "", *_table(["case", "setting"], notes)]
-    profiles = [case for case in document["cases"] if case.get("profile")]
-    for case in profiles:
-        parts += ["", f"## Where the time goes: {case['name']}", ""]
-        parts += _table(["part", "milliseconds"], [[k, f"{v * 1e3:.2f}"] for k, v in case["profile"].items()])
+    for case in document["cases"]:
+        for side in ("profile", "peer_profile"):
+            if case.get(side):
+                parts += ["", f"## Where the time goes: {case['name']}, {side.replace('_', ' ')}", ""]
+                parts += _table(
+                    ["part", "milliseconds"], [[k, f"{v * 1e3:.2f}"] for k, v in case[side].items()]
+                )
     return "\n".join(parts) + "\n"
 
 
@@ -96,5 +112,7 @@ def write_markdown(document: dict[str, Any], folder: Path) -> Path:
             path, number = folder / f"{stem}-{number}.md", number + 1
         path.write_text(markdown(document), encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"bench: cannot write {path}: {error.strerror}; give another folder with --out") from error
+        raise StorageError(
+            f"bench: cannot write {path}: {error.strerror}; give another folder with --out"
+        ) from error
     return path

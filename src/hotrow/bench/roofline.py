@@ -57,7 +57,9 @@ class Roofline:
 
     def __post_init__(self) -> None:
         if _bench_native is None:
-            raise NativeUnavailable("bench: hotrow._bench_native is not built; install hotrow from its wheel or source")
+            raise NativeUnavailable(
+                "bench: hotrow._bench_native is not built; install hotrow from its wheel or source"
+            )
         shape, int8 = self.inputs.shape, self.inputs.case.data_type is DataType.INT8
         try:
             self._native: Any = _bench_native.Roofline(
@@ -72,7 +74,9 @@ class Roofline:
         for table in range(self.inputs.shape.num_tables):
             source = rows(table).contiguous()
             if source.shape[0] * source.stride(0) * source.element_size() != self.table_bytes:
-                raise ConfigError(f"bench: table {table} has {source.shape} rows, the roofline wants {self.table_bytes} bytes")
+                raise ConfigError(
+                    f"bench: table {table} has {source.shape} rows, the roofline wants {self.table_bytes} bytes"
+                )
             self._native.write_table(table, source.data_ptr())
         return self
 

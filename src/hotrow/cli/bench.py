@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -15,8 +15,10 @@ app = typer.Typer(
 )  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Out = Annotated[Optional[Path], typer.Option("--out", help="Also write a dated Markdown file into this folder.")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Interleaved pairs that count; 7 at least for a result.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Also write a dated Markdown file into this folder.")]
+Samples = Annotated[
+    int, typer.Option("--samples", min=1, help="Interleaved pairs that count; 7 at least for a result.")
+]
 
 
 def _progress(line: str) -> None:
@@ -39,8 +41,12 @@ def _finish(document: dict[str, Any], json: bool, out: Path | None) -> None:
 
 @app.command(epilog="Example: hotrow bench kernels --case criteo --json")
 def kernels(
-    case: Annotated[Optional[list[str]], typer.Option("--case", help="A case or a shape; may be repeated. Default: all.")] = None,
-    traces: Annotated[Optional[Path], typer.Option("--traces", help="Folder of the recorded traces, for meta-*.")] = None,
+    case: Annotated[
+        list[str] | None, typer.Option("--case", help="A case or a shape; may be repeated. Default: all.")
+    ] = None,
+    traces: Annotated[
+        Path | None, typer.Option("--traces", help="Folder of the recorded traces, for meta-*.")
+    ] = None,
     samples: Samples = 9,
     json: Json = False,
     out: Out = None,
@@ -63,7 +69,9 @@ def train(samples: Samples = 7, json: Json = False, out: Out = None) -> None:
 @app.command(epilog="Example: hotrow bench loader runs/prepared --json")
 def loader(
     data: Annotated[Path, typer.Argument(help="A folder that hotrow prepare wrote.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe or configuration whose trainer consumes.")] = "complete-journey",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Recipe or configuration whose trainer consumes.")
+    ] = "complete-journey",
     samples: Samples = 7,
     json: Json = False,
     out: Out = None,
@@ -79,14 +87,20 @@ def quality(
     data: Annotated[Path, typer.Argument(help="Complete Journey as hotrow prepare wrote it.")],
     log: Annotated[Path, typer.Option("--log", help="JSON lines; runs found there are not repeated.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each side, seeds 0, 1, ...")] = 3,
-    split: Annotated[str, typer.Option("--split", help="What is evaluated: test, or validation while tuning.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="What is evaluated: test, or validation while tuning.")
+    ] = "test",
     side: Annotated[str, typer.Option("--side", help="both, hotrow or plain.")] = "both",
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe or configuration of hotrow's side.")] = "complete-journey",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Recipe or configuration of hotrow's side.")
+    ] = "complete-journey",
     json: Json = False,
     out: Out = None,
 ) -> None:
     """Test AUC of the recipe beside a plain PyTorch DLRM on the same batches."""
     from hotrow.bench import bench_quality
 
-    document = bench_quality(data, log, seeds=range(seeds), split=split, side=side, recipe=recipe, progress=_progress)
+    document = bench_quality(
+        data, log, seeds=range(seeds), split=split, side=side, recipe=recipe, progress=_progress
+    )
     _finish(document, json, out)
