@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hotrow.bench.cases import Operation
 from hotrow.bench.inputs import Inputs
 from hotrow.bench.peers import EPS, LEARNING_RATE
+from hotrow.bench.plain import unchecked_sparse
 from hotrow.core import DataType
 
 
@@ -50,6 +51,10 @@ class TorchStep:
         self._offsets, self._grad = _table_offsets(inputs), inputs.grad
 
     def run(self, batch: int) -> Tensor:
+        with unchecked_sparse():
+            return self._step(batch)
+
+    def _step(self, batch: int) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         out = torch.cat([bag(ids, self._offsets) for bag, ids in zip(self.bags, self._ids[batch])], dim=1)
         out.backward(self._grad)  # type: ignore[no-untyped-call]

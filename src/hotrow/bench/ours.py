@@ -64,7 +64,7 @@ class Collection:
                 pooled: Tensor = self.collection(self.batches[batch]).values()
                 return pooled
         out: Tensor = self.collection(self.batches[batch]).values()
-        out.backward(self.inputs.grad)
+        out.backward(self.inputs.grad)  # type: ignore[no-untyped-call]
         return out.detach()
 
     def other(self, inputs: Inputs) -> Collection:

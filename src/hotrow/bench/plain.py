@@ -17,6 +17,11 @@ def layers(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
+def unchecked_sparse() -> torch.sparse.check_sparse_tensor_invariants:
+    """torch's default for sparse gradients, said aloud: otherwise its optimizers warn that they do not check them."""
+    return torch.sparse.check_sparse_tensor_invariants(enable=False)
+
+
 class PlainDLRM(nn.Module):
     """``nn.EmbeddingBag(sparse=True)`` per table, bottom MLP, ``dot`` or ``cat`` interaction, top MLP.
 

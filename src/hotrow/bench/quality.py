@@ -25,7 +25,7 @@ from hotrow.bench.bounds import QUALITY_MARGIN_AUC, QUALITY_MIN_AUC
 from hotrow.bench.harness import Spread
 from hotrow.bench.kernels import FORMAT_VERSION
 from hotrow.bench.machine import machine_block
-from hotrow.bench.plain import PlainDLRM, split_jagged
+from hotrow.bench.plain import PlainDLRM, split_jagged, unchecked_sparse
 from hotrow.config import parse
 from hotrow.data import DatasetManifest, load_manifest
 from hotrow.errors import ConfigError, FormatError, StorageError
@@ -145,7 +145,8 @@ def _run_plain(job: Job, data_dir: Path, manifest: DatasetManifest) -> dict[str,
             tables.zero_grad(set_to_none=True)
             dense.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            tables.step()
+            with unchecked_sparse():
+                tables.step()
             dense.step()
     found = evaluate(
         lambda batch: _predict(model, batch),

@@ -24,7 +24,7 @@ from hotrow.bench.inputs import Inputs
 from hotrow.bench.kernels import Comparison, document
 from hotrow.bench.machine import available_memory_bytes, machine_block
 from hotrow.bench.ours import make_tables
-from hotrow.bench.plain import PlainDLRM, split_jagged
+from hotrow.bench.plain import PlainDLRM, split_jagged, unchecked_sparse
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor, KeyedTensor
@@ -103,7 +103,7 @@ class Ours:
         clock.append(time.perf_counter())
         loss.backward()  # type: ignore[no-untyped-call]
         clock.append(time.perf_counter())
-        pooled.values().backward(leaf.grad)  # type: ignore[no-untyped-call]
+        pooled.values().backward(leaf.grad)
         clock.append(time.perf_counter())
         self._optimizer.step()
         clock.append(time.perf_counter())
@@ -137,7 +137,8 @@ class Plain:
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch, self.model.pool(*self._batches[batch]))
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        with unchecked_sparse():
+            self._optimizer.step()
         return loss.detach()
 
     def parts(self, batch: int) -> list[float]:
@@ -152,7 +153,8 @@ class Plain:
         loss.backward()  # type: ignore[no-untyped-call]
         clock.append(time.perf_counter())
         torch.autograd.backward(pooled, [leaf.grad for leaf in leaves])
-        self._optimizer.step()
+        with unchecked_sparse():
+            self._optimizer.step()
         clock.append(time.perf_counter())
         return [after - before for before, after in zip(clock, clock[1:])] + [0.0]
 
