@@ -15,7 +15,9 @@ from hotrow.data import DatasetManifest, RawBatch, Shard, TableSchema, Vocabular
 class RowSource:
     """Samples given as dicts, as a source; the batches have at most ``batch_rows`` samples."""
 
-    def __init__(self, rows: list[dict[str, Any]], schema: TableSchema, batch_rows: int = 7, types: Any = None) -> None:
+    def __init__(
+        self, rows: list[dict[str, Any]], schema: TableSchema, batch_rows: int = 7, types: Any = None
+    ) -> None:
         self.rows, self.schema, self._batch_rows, self._types = rows, schema, batch_rows, types or {}
 
     @property
@@ -73,4 +75,8 @@ def vocabulary(directory: Path, manifest: DatasetManifest, name: str) -> Vocabul
 
 def tree_bytes(directory: Path) -> dict[str, bytes]:
     """Every file below a directory by its relative path."""
-    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(directory).as_posix(): p.read_bytes()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
+    }

@@ -156,7 +156,9 @@ def test_index_finds_what_a_dict_finds(keys: set[int], others: list[int], num_bu
     assert all(i == expected[k] if k in expected else i in buckets for i, k in zip(found, wanted))
 
 
-@given(st.integers(-(2**40), 2**40), st.sets(st.integers(0, 300), min_size=1), st.lists(st.integers(-400, 700)))
+@given(
+    st.integers(-(2**40), 2**40), st.sets(st.integers(0, 300), min_size=1), st.lists(st.integers(-400, 700))
+)
 def test_index_of_keys_close_together(base: int, offsets: set[int], others: list[int]) -> None:
     index = KeyIndex.of(vocabulary_of([base + offset for offset in offsets]))
     assert index.table is not None
@@ -197,7 +199,13 @@ def test_chunk_files_give_keys_back(keys: list[int]) -> None:
         writer = ChunkWriter(path)
         writer.add_keys("f", KeyColumn(np.array(keys, np.int64)))
         writer.close()
-        entry = {"num_samples": len(keys), "first_row": 0, "where": "", "first_line": 0, "arrays": writer.arrays}
+        entry = {
+            "num_samples": len(keys),
+            "first_row": 0,
+            "where": "",
+            "first_line": 0,
+            "arrays": writer.arrays,
+        }
         assert Chunk(path, entry).keys("f").keys.tolist() == keys
         if keys:
             path.write_bytes(path.read_bytes()[:-1])

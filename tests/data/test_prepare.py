@@ -47,7 +47,8 @@ def make_rows(num: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     return [
         {
-            "user": rng.choice(["", "ann", "bob", "übel", "a much longer name than eight bytes"]) + str(rng.randrange(9)),
+            "user": rng.choice(["", "ann", "bob", "übel", "a much longer name than eight bytes"])
+            + str(rng.randrange(9)),
             "item": rng.choice([-5, 0, 7, 2**40, rng.randrange(50)]),
             "tags": [rng.choice("abcdefgh") for _ in range(rng.randrange(4))],
             "price": rng.choice([None, -2.0, 0.0, 9.5]),
@@ -120,7 +121,9 @@ def test_vocabulary_knows_only_the_training_split(tmp_path: Path) -> None:
 
 def test_output_does_not_depend_on_batches_memory_or_threads(tmp_path: Path) -> None:
     rows = make_rows(300)
-    prepare(RowSource(rows, SCHEMA, batch_rows=300, types=TYPES), tmp_path / "a", PrepareOptions(shard_rows=64))
+    prepare(
+        RowSource(rows, SCHEMA, batch_rows=300, types=TYPES), tmp_path / "a", PrepareOptions(shard_rows=64)
+    )
     other = PrepareOptions(shard_rows=64, num_threads=1, memory_bytes=256 << 20)
     prepare(RowSource(rows, SCHEMA, batch_rows=11, types=TYPES), tmp_path / "b", other)
     assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
@@ -165,14 +168,21 @@ def test_extension_appends_and_never_renames(tmp_path: Path) -> None:
         assert (after.buckets[before.num_rows :] < 0).all()
         assert (after.counts[before.num_rows :] >= 2).all()
         assert new.feature(name).descends_from(old.feature(name).vocabulary_id)
-        assert not old.feature(name).descends_from(new.feature(name).vocabulary_id) or before.num_rows == after.num_rows
+        assert (
+            not old.feature(name).descends_from(new.feature(name).vocabulary_id)
+            or before.num_rows == after.num_rows
+        )
     grown = vocabulary(tmp_path / "b", new, "user")
-    assert grown.texts is not None and {"new0", "new1", "new2"} <= set(grown.texts.to_pylist()[old.feature("user").num_rows :])
+    assert grown.texts is not None and {"new0", "new1", "new2"} <= set(
+        grown.texts.to_pylist()[old.feature("user").num_rows :]
+    )
     users = read_split(tmp_path / "b", new, "train")["user"]
     texts = [grown.texts[i].as_py() for i in users]
     wanted = [row["user"] for row in in_split(day2, 1, 6)]
     assert all(text in (user, "") for text, user in zip(texts, wanted))
-    assert new.feature("user").ancestors == ((old.feature("user").vocabulary_id, old.feature("user").num_rows),)
+    assert new.feature("user").ancestors == (
+        (old.feature("user").vocabulary_id, old.feature("user").num_rows),
+    )
 
 
 def test_extension_refuses_another_schema_or_an_altered_vocabulary(tmp_path: Path) -> None:
@@ -190,7 +200,12 @@ def test_extension_refuses_another_schema_or_an_altered_vocabulary(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("text", "sizes"),
-    [("0.5, 0.25, 0.25", (50, 25, 25)), ("1.0", (100, 0, 0)), ("0.5", (50, 0, 0)), ("day: 1..9", (100, 0, 0))],
+    [
+        ("0.5, 0.25, 0.25", (50, 25, 25)),
+        ("1.0", (100, 0, 0)),
+        ("0.5", (50, 0, 0)),
+        ("day: 1..9", (100, 0, 0)),
+    ],
 )
 def test_splits_by_text(tmp_path: Path, text: str, sizes: tuple[int, ...]) -> None:
     rows = make_rows(100)
@@ -199,7 +214,9 @@ def test_splits_by_text(tmp_path: Path, text: str, sizes: tuple[int, ...]) -> No
     found = tuple(manifest.num_samples(s) if s in manifest.splits else 0 for s in ("train", "valid", "test"))
     assert found == sizes
     if sizes[0] < 100:
-        assert read_split(tmp_path / "out", manifest, "train")["weights"] == [np.float32(r["weight"]) for r in rows[:50]]
+        assert read_split(tmp_path / "out", manifest, "train")["weights"] == [
+            np.float32(r["weight"]) for r in rows[:50]
+        ]
 
 
 def test_random_split_takes_every_sample_once(tmp_path: Path) -> None:
@@ -214,7 +231,9 @@ def test_random_split_takes_every_sample_once(tmp_path: Path) -> None:
 def test_dates_split_whole_days(tmp_path: Path) -> None:
     import datetime
 
-    schema = dataclasses.replace(SCHEMA, split=SplitRule(column="at", train="2024-01-01..2024-01-02", test="2024-01-03"))
+    schema = dataclasses.replace(
+        SCHEMA, split=SplitRule(column="at", train="2024-01-01..2024-01-02", test="2024-01-03")
+    )
     rows = make_rows(4)
     times = [(1, 0), (2, 23), (3, 1), (4, 0)]
     for row, (day, hour) in zip(rows, times):
@@ -224,7 +243,8 @@ def test_dates_split_whole_days(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: 1..3, 3..5", "0.9, 0.2", "-1", "x, y", "a: b..c", "a: 5..1", "1, 0, 0, 0", "0", "a: 1..2,,3", "nan"]
+    "text",
+    ["a: 1..3, 3..5", "0.9, 0.2", "-1", "x, y", "a: b..c", "a: 5..1", "1, 0, 0, 0", "0", "a: 1..2,,3", "nan"],
 )
 def test_bad_splits_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="split"):

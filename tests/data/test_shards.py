@@ -21,10 +21,18 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "dataset-manifest-v1.json"
 
 
 def example_manifest(**changes: Any) -> DatasetManifest:
-    item = FeatureInfo(name="item", num_rows=100, min_count=2, vocabulary="vocabularies/000-item.arrow", vocabulary_id="ab")
-    tags = FeatureInfo(name="tags", num_rows=9, is_multi_valued=True, vocabulary_id="cd", ancestors=(("ef", 7),))
+    item = FeatureInfo(
+        name="item", num_rows=100, min_count=2, vocabulary="vocabularies/000-item.arrow", vocabulary_id="ab"
+    )
+    tags = FeatureInfo(
+        name="tags", num_rows=9, is_multi_valued=True, vocabulary_id="cd", ancestors=(("ef", 7),)
+    )
     shard = ShardInfo(
-        file="shards/train-00000.shard", num_samples=3, num_bytes=4096, checksum="0badcafe", num_values={"tags": 5}
+        file="shards/train-00000.shard",
+        num_samples=3,
+        num_bytes=4096,
+        checksum="0badcafe",
+        num_values={"tags": 5},
     )
     values: dict[str, Any] = {
         "features": (item, tags),
@@ -80,7 +88,13 @@ def test_shard_gives_back_what_was_written(tmp_path: Path) -> None:
 def test_every_column_is_aligned(tmp_path: Path) -> None:
     manifest, info = written(tmp_path)
     with Shard(tmp_path, manifest, info) as shard:
-        arrays = [shard.sparse("item"), shard.sparse("tags"), shard.offsets("tags"), shard.dense, shard.labels]
+        arrays = [
+            shard.sparse("item"),
+            shard.sparse("tags"),
+            shard.offsets("tags"),
+            shard.dense,
+            shard.labels,
+        ]
         assert all(array.ctypes.data % 64 == 0 for array in arrays)
 
 
@@ -110,7 +124,10 @@ def test_altered_byte_is_found_and_its_column_named(tmp_path: Path) -> None:
     at = data.rfind(np.float32(5.0).tobytes())
     data[at] ^= 1
     path.write_bytes(data)
-    with Shard(tmp_path, manifest, info) as shard, pytest.raises(FormatError, match=r"a\.shard: column 'dense'"):
+    with (
+        Shard(tmp_path, manifest, info) as shard,
+        pytest.raises(FormatError, match=r"a\.shard: column 'dense'"),
+    ):
         shard.verify()
 
 

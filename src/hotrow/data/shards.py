@@ -262,7 +262,9 @@ class Shard:
         self.path = Path(directory) / info.file
         self.num_samples = info.num_samples
         self._map: mmap.mmap | None = _map_file(self.path, info.num_bytes)
+        self._arrays: dict[str, NDArray[Any]] = {}
         self._checked: dict[str, NDArray[np.bool_]] = {}
+        self._checked_samples: set[int] = set()
         try:
             header = _read_header(self.path, self._map, info.checksum)
             self._columns = _read_columns(self.path, header, manifest, info)
@@ -305,6 +307,13 @@ class Shard:
 
         Raises FormatError naming file and column.
         """
+        for page in range(begin // PAGE_ENTRIES, -(-end // PAGE_ENTRIES)):
+            if page not in self._checked_samples:
+                first = page * PAGE_ENTRIES
+                self._check_all_columns(first, min(first + PAGE_ENTRIES, self.num_samples))
+                self._checked_samples.add(page)
+
+    def _check_all_columns(self, begin: int, end: int) -> None:
         for column in self._columns.values():
             if column.name.startswith("offsets:"):
                 self._check_pages(column, begin, end + 1)
@@ -331,6 +340,7 @@ class Shard:
 
     def close(self) -> None:
         """Unmap the file; arrays still alive keep their pages until they die."""
+        self._arrays.clear()
         self._map = None
 
     def __enter__(self) -> Shard:
@@ -342,11 +352,14 @@ class Shard:
         self.close()
 
     def _array(self, name: str) -> NDArray[Any]:
-        column = self._columns.get(name)
-        if column is None:
-            raise FormatError(f"{self.path}: no column {name!r}; it has {', '.join(self._columns)}")
-        assert self._map is not None, "the shard is closed"
-        array: NDArray[Any] = np.ndarray(column.shape, np.dtype(column.dtype), self._map, column.offset)
+        array = self._arrays.get(name)
+        if array is None:
+            column = self._columns.get(name)
+            if column is None:
+                raise FormatError(f"{self.path}: no column {name!r}; it has {', '.join(self._columns)}")
+            assert self._map is not None, "the shard is closed"
+            array = np.ndarray(column.shape, np.dtype(column.dtype), self._map, column.offset)
+            self._arrays[name] = array
         return array
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hotrow import config
 from hotrow.data.source import RawBatch, Source, TableSchema
 from hotrow.data.sources.delimited import DelimitedSource, Field, FieldType
 from hotrow.data.sources.textfiles import describe_files, expand_paths, read_blocks
-from hotrow.errors import ConfigError, DataError, StorageError
+from hotrow.errors import ConfigError, DataError, HotrowError
 
 
 def load_schema(path: str | Path) -> TableSchema:
@@ -49,24 +50,24 @@ class ParquetFiles:
         first, done = (position["file"], position["row"]) if position else (0, 0)
         for number in range(first, len(self._files)):
             path = self._files[number]
-            try:
-                with _parquet_file(path) as file:
-                    for row, batch in _batches_from(file, done, num_rows, self._schema.raw_columns()):
-                        yield RawBatch(batch, {"file": number, "row": row + batch.num_rows}, str(path), row)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise DataError(f"{path}: damaged Parquet file ({error}); copy it again") from error
-            except OSError as error:
-                raise DataError(f"{path}: cannot read: {error}; copy it again") from error
+            with _parquet_file(path) as file:
+                for row, batch in _batches_from(file, done, num_rows, self._schema.raw_columns()):
+                    yield RawBatch(batch, {"file": number, "row": row + batch.num_rows}, str(path), row)
             done = 0
 
 
-def _parquet_file(path: Path) -> Any:
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    """An open Parquet file; what Arrow says of a damaged one becomes a DataError that names it."""
     try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file, or truncated ({error})") from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a Parquet file, truncated or damaged ({error}); copy it again") from error
+    except HotrowError:
+        raise
+    except OSError as error:  # Arrow also says this of damaged pages
+        raise DataError(f"{path}: cannot read: {error}; copy it again") from error
 
 
 def _batches_from(
