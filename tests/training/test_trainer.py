@@ -256,3 +256,21 @@ def test_a_feature_subset_and_unknown_features(dataset: Path, tmp_path: Path) ->
         run(small_config(data={"features": ["itm"]}), dataset, tmp_path / "b")
     with pytest.raises(ConfigError, match="embeddings.dims: 'itm'"):
         run(small_config(embeddings={"dims": {"itm": 4}}), dataset, tmp_path / "c")
+
+
+def test_synthetic_data_needs_no_directory_and_resumes(tmp_path: Path) -> None:
+    synthetic = {"num_tables": 3, "num_rows": 50, "ids_per_bag": 4, "num_train": 2000, "num_test": 500}
+    sections = {"data": {"synthetic": synthetic}, "evaluation": {"final_splits": ["test"]}}
+    config = small_config(**sections, training={"epochs": 2})
+    Trainer(config, None, tmp_path / "whole").train()
+    half = small_config(**sections, training={"steps": 25, "epochs": 2})
+    Trainer(half, None, tmp_path / "cut").train()
+    rest = small_config(**sections, training={"steps": 40, "epochs": 2})
+    result = Trainer(rest, None, tmp_path / "cut").train(resume=True)
+    assert trained_numbers(tmp_path / "cut")[0] == trained_numbers(tmp_path / "whole")[0]
+    assert result.num_samples == 4000 and result.metrics["test"]["label"]["num_samples"] == 500
+    assert evaluate_checkpoint(tmp_path / "cut", None, "test")["metrics"] == result.metrics["test"]
+    with pytest.raises(ConfigError, match="num_train = 2050 is no multiple of training.batch_size = 100"):
+        Trainer(small_config(data={"synthetic": {**synthetic, "num_train": 2050}}), None, tmp_path / "odd")
+    with pytest.raises(ConfigError, match="no data"):
+        Trainer(small_config(), None, tmp_path / "none")

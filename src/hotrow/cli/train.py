@@ -43,12 +43,14 @@ def command(
     overrides = [*(set_ or []), *([f"training.steps={steps}"] if steps is not None else [])]
     config = load_config(recipe, overrides)
     data_dir = data or (Path(config.data.dir) if config.data.dir else None)
-    if data_dir is None:
+    if config.data.synthetic is not None:
+        data_dir = None
+    elif data_dir is None:
         source = config.data.source or "SOURCE"
         raise ConfigError(
             f"{recipe}: no data; prepare some with 'hotrow prepare {source} --out DIR' and give --data DIR"
         )
-    if not data_dir.is_dir():
+    elif not data_dir.is_dir():
         raise ConfigError(
             f"{data_dir}: no such directory; give --data the directory that 'hotrow prepare' wrote"
         )
@@ -69,17 +71,24 @@ def load_config(recipe: str, overrides: list[str]) -> Any:
     return parse(RunConfig, apply_overrides(values, overrides), where)
 
 
-def run_training(config: Any, data_dir: Path, out: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
+def run_training(
+    config: Any, data_dir: Path | None, out: Path, *, resume: bool, quiet: bool
+) -> dict[str, Any]:
     """Train; the result as JSON values."""
     from dataclasses import replace
 
     from hotrow.training import Silence, TerminalProgress, Trainer
 
-    config = replace(config, data=replace(config.data, dir=str(data_dir)))
+    if data_dir is not None:
+        config = replace(config, data=replace(config.data, dir=str(data_dir)))
     progress = TerminalProgress() if on_terminal() and not quiet else Silence()
     trainer = Trainer(config, data_dir, out, progress)
     result = trainer.train(resume=resume)
-    return {"name": config.name, "data": str(data_dir), **result.to_json()}
+    return {
+        "name": config.name,
+        "data": "synthetic" if data_dir is None else str(data_dir),
+        **result.to_json(),
+    }
 
 
 def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:

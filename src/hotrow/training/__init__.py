@@ -1,6 +1,6 @@
 """Training: a configuration and a prepared dataset → a trained model, its checkpoints and its curves."""
 
-from hotrow.training.batches import endless, evaluation_loader, training_loader
+from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, Model, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
@@ -22,6 +22,7 @@ __all__ = [
     "TrainingResult",
     "build",
     "build_tables",
+    "data_manifest",
     "endless",
     "evaluate",
     "evaluate_checkpoint",

@@ -16,18 +16,35 @@ Rate = Annotated[float, Range(ge=0, lt=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyntheticDataConfig:
+    """Data made while training, the same for the same seed: equal tables, fixed bags, planted labels."""
+
+    num_tables: Positive
+    num_rows: Positive
+    ids_per_bag: Positive = 1
+    num_dense: Annotated[int, Range(ge=0)] = 13
+    law: Literal["mixture", "zipf", "uniform"] = "zipf"
+    alpha: Annotated[float, Range(gt=0)] = 1.05
+    order: Literal["heat", "scrambled"] = "scrambled"
+    num_train: Positive
+    num_valid: Annotated[int, Range(ge=0)] = 0
+    num_test: Annotated[int, Range(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the samples come from.
 
-    dir: a directory that ``hotrow prepare`` made. source, options: what to prepare if there is none (used by
-    ``hotrow quickstart`` and told in the error of ``hotrow train``). features: the features to use, all if empty.
-    shuffle_samples: size of the shuffle buffer, 0 for the order on disk.
+    dir: a directory that ``hotrow prepare`` made. source: what to prepare if there is none, told in the error.
+    features: the features to use, all if empty. shuffle_samples: size of the shuffle buffer, 0 for the order on disk.
+    synthetic: make the data instead of reading it.
     """
 
     dir: str | None = None
     source: str | None = None
     features: tuple[str, ...] = ()
     shuffle_samples: Annotated[int, Range(ge=0)] = 262144
+    synthetic: SyntheticDataConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

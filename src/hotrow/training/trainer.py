@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, open_checkpoint
-from hotrow.data import DatasetManifest, Loader, load_manifest
+from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch
-from hotrow.training.batches import endless, evaluation_loader, training_loader
+from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, build
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
@@ -26,8 +26,10 @@ from hotrow.training.history import History
 from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence
 from hotrow.training.saving import arrays_of, check_resumable, load_arrays, make_manifest
+from hotrow.training.synthetic import SyntheticLoader
 
 CHECKPOINTS = "checkpoints"
+AnyLoader = Loader | SyntheticLoader
 
 
 @dataclass
@@ -70,17 +72,22 @@ class TrainingResult:
 class Trainer:
     """One run in one directory.
 
-    config: everything that decides the numbers. data_dir: a prepared dataset. run_dir: gets ``history.jsonl``,
+    config: everything that decides the numbers. data_dir: a prepared dataset, or None for
+    synthetic data. run_dir: gets ``history.jsonl``,
     ``tensorboard/`` and ``checkpoints/``. Raises ConfigError, FormatError or DataError before any step is made if
     configuration and data do not fit each other.
     """
 
     def __init__(
-        self, config: RunConfig, data_dir: str | Path, run_dir: str | Path, progress: Progress | None = None
+        self,
+        config: RunConfig,
+        data_dir: str | Path | None,
+        run_dir: str | Path,
+        progress: Progress | None = None,
     ) -> None:
-        self.config, self.data_dir, self.run_dir = config, Path(data_dir), Path(run_dir)
+        self.config, self.data_dir, self.run_dir = config, data_dir, Path(run_dir)
         self.progress = progress or Silence()
-        self.manifest: DatasetManifest = load_manifest(self.data_dir)
+        self.manifest: DatasetManifest = data_manifest(config, data_dir)
         self.columns = Columns.of(self.manifest, config.data.features)
         self.num_samples_in_epoch = self.manifest.num_samples("train")
         self.num_steps = self._count_steps()
@@ -155,7 +162,7 @@ class Trainer:
             raise DataError(f"{self.data_dir}: split 'train' has no samples; prepare the dataset with some")
         return training.steps if training.steps is not None else training.epochs * per_epoch
 
-    def _restore(self, directory: Path, manifest: CheckpointManifest, loader: Loader) -> None:
+    def _restore(self, directory: Path, manifest: CheckpointManifest, loader: AnyLoader) -> None:
         if self.config.training.threads is None:
             torch.set_num_threads(int(manifest.random["torch_threads"]))
         load_arrays(self.model, directory, manifest, for_training=True)
@@ -167,7 +174,7 @@ class Trainer:
             **manifest.state,
         )
 
-    def _run_steps(self, loader: Loader, checkpoints: CheckpointDirectory, history: History) -> None:
+    def _run_steps(self, loader: AnyLoader, checkpoints: CheckpointDirectory, history: History) -> None:
         config, state = self.config, self.state
         self._begin_training_bar()
         batches = endless(loader)
@@ -186,7 +193,7 @@ class Trainer:
             if state.step < self.num_steps:
                 self._between_steps(loader, checkpoints, history)
 
-    def _between_steps(self, loader: Loader, checkpoints: CheckpointDirectory, history: History) -> None:
+    def _between_steps(self, loader: AnyLoader, checkpoints: CheckpointDirectory, history: History) -> None:
         config, step = self.config, self.state.step
         is_best = False
         if _is_due(step, config.evaluation.every_steps):
@@ -222,7 +229,8 @@ class Trainer:
         return value
 
     def _where(self) -> str:
-        return f"{self.data_dir}: step {self.state.step + 1} (samples from {self.state.num_samples} on)"
+        where = self.data_dir or "synthetic data"
+        return f"{where}: step {self.state.step + 1} (samples from {self.state.num_samples} on)"
 
     def _log(self, history: History) -> None:
         state = self.state
@@ -261,7 +269,7 @@ class Trainer:
         state.best_step, state.best_auc = state.step, auc
         return True
 
-    def _save(self, loader: Loader, checkpoints: CheckpointDirectory) -> Path:
+    def _save(self, loader: AnyLoader, checkpoints: CheckpointDirectory) -> Path:
         config, state = self.config.checkpoint, self.state
         manifest = make_manifest(
             self.model,
@@ -276,7 +284,7 @@ class Trainer:
         checkpoints.prune(config.keep_last, keep)
         return path
 
-    def _finish(self, loader: Loader, checkpoints: CheckpointDirectory, history: History) -> Path:
+    def _finish(self, loader: AnyLoader, checkpoints: CheckpointDirectory, history: History) -> Path:
         """The last evaluations and the last checkpoint, unless a resumed run had made them already."""
         if self.state.step in checkpoints.steps():
             return checkpoints.at(self.state.step)

@@ -13,9 +13,9 @@ from torch import Tensor
 from hotrow.checkpoint import CheckpointManifest, open_checkpoint, write_arrays
 from hotrow.config import parse
 from hotrow.core import IDENTITY_ORDER
-from hotrow.data import FeatureInfo, load_manifest
-from hotrow.errors import ConfigError, FormatError
-from hotrow.training.batches import evaluation_loader
+from hotrow.data import FeatureInfo
+from hotrow.errors import FormatError
+from hotrow.training.batches import data_manifest, evaluation_loader
 from hotrow.training.building import Columns, Model, build
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
@@ -69,9 +69,7 @@ def evaluate_checkpoint(
     loaded = load_model(path)
     config = loaded.model.config
     directory = data_dir or config.data.dir
-    if directory is None:
-        raise ConfigError(f"{path}: the checkpoint does not say where its data is; give --data DIR")
-    manifest = load_manifest(directory)
+    manifest = data_manifest(config, directory)
     check_usable(loaded.manifest, loaded.path, Columns.of(manifest, config.data.features))
     if not manifest.num_samples(split):
         raise FormatError(f"{directory}: split {split!r} has no samples; choose another split")
@@ -89,7 +87,7 @@ def evaluate_checkpoint(
     return {
         "checkpoint": str(loaded.path),
         "step": loaded.manifest.step,
-        "data": str(directory),
+        "data": "synthetic" if directory is None else str(directory),
         "split": split,
         "seconds": seconds,
         "samples_per_second": num_samples / seconds,
