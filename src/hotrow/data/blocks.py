@@ -94,6 +94,7 @@ class Bags:
 
     def __init__(self, values: NDArray[Any], offsets: NDArray[np.int64]) -> None:
         self.values, self.offsets = values, offsets
+        self._strings: pa.LargeBinaryArray | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -116,9 +117,12 @@ class Bags:
     def take(self, samples: NDArray[np.int64]) -> Bags:
         """The bags of the given samples. Bags are copied whole, as Arrow copies strings of bytes."""
         width = self.values.itemsize
-        buffers = [None, pa.py_buffer(self.offsets * width), pa.py_buffer(self.values)]
-        whole = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self.offsets) - 1, buffers)
-        taken = whole.take(pa.array(samples))
+        if self._strings is None:
+            buffers = [None, pa.py_buffer(self.offsets * width), pa.py_buffer(self.values)]
+            self._strings = pa.LargeBinaryArray.from_buffers(
+                pa.large_binary(), len(self.offsets) - 1, buffers
+            )
+        taken = self._strings.take(pa.array(samples))
         _, ends, data = taken.buffers()
         offsets = np.frombuffer(ends, np.int64, len(samples) + 1) // width
         values = np.frombuffer(data, self.values.dtype, int(offsets[-1])) if offsets[-1] else self.values[:0]
