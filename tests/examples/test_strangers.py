@@ -26,6 +26,7 @@ def losses_of(name: str) -> list[float]:
     return [float(text) for text in re.findall(r"loss (\S+)", result.stdout)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after", "needs"), PAIRS)
 def test_losses_are_equal_before_and_after(before, after, needs):
     if importlib.util.find_spec(needs) is None:

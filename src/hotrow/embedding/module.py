@@ -223,10 +223,12 @@ class TableModule(nn.Module):
             raise ConfigError(
                 f"optimizer state of {state.get('name')!r} for a module with optimizer {have!r}"
             )
-        arrays = {
-            f"{t}.{name}": array for t, found in state["state"].items() for name, array in found.items()
-        }
-        weights = {name: rows for name, rows in self.row_arrays().items() if name.endswith(".weight")}
+        if set(state) != {"name", "lr", "step", "state"}:
+            raise ConfigError(
+                f"optimizer state has fields {sorted(state)}; it must have name, lr, step and state"
+            )
+        arrays = {f"{t}.{name}": a for t, found in state["state"].items() for name, a in found.items()}
+        weights = {f"{t.name}.weight": rows for t, rows in zip(self._store.tables, self._store.rows)}
         self.load_row_arrays({**weights, **arrays})
         self._store.step = int(state["step"])
         self.lr = state["lr"]
@@ -252,11 +254,12 @@ class TableModule(nn.Module):
         """Pooled rows ``[B, W]`` with whatever the backward of this module does."""
         num_keys = len(self._input_keys) if num_keys is None else num_keys
         if not self._is_fused:
-            return self._sparse_lookup(values, offsets, weights, selection, num_keys)
+            sparse: Tensor = self._sparse_lookup(values, offsets, weights, selection, num_keys)
+            return sparse
         if weights is not None:
             weights = weights.float()
         if torch.compiler.is_compiling():
-            return pooled_lookup_op(
+            pooled: Tensor = pooled_lookup_op(
                 self._anchor,
                 self._clock,
                 values,
@@ -267,7 +270,11 @@ class TableModule(nn.Module):
                 num_keys,
                 self._output_width,
             )
-        return FusedPooled.apply(self._anchor, values, offsets, weights, self._store, selection, num_keys)  # type: ignore[no-any-return, no-untyped-call]
+            return pooled
+        found: Tensor = FusedPooled.apply(  # type: ignore[no-untyped-call]
+            self._anchor, values, offsets, weights, self._store, selection, num_keys
+        )
+        return found
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse gradients cannot be traced
     def _sparse_lookup(
@@ -275,7 +282,8 @@ class TableModule(nn.Module):
     ) -> Tensor:
         parameters = self._bound_parameters()
         jagged: Jagged = self._store.select(values, offsets, weights, selection, num_keys)
-        return SparsePooled.apply(self._store.group, jagged, jagged.weights, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+        found: Tensor = SparsePooled.apply(self._store.group, jagged, jagged.weights, *parameters)  # type: ignore[no-untyped-call]
+        return found
 
     def _bound_parameters(self) -> list[Tensor]:
         """The parameters, after making sure that the kernels read their present storage."""

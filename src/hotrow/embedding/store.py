@@ -185,7 +185,8 @@ class TableStore:
                     f"expected {own[name].dtype} {list(own[name].shape)}"
                 )
         for name, array in arrays.items():
-            own[name].copy_(array)
+            if array.data_ptr() != own[name].data_ptr():
+                own[name].copy_(array)
 
     def close(self) -> None:
         """Let the rows go; every later operation raises ConfigError."""

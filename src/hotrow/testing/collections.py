@@ -127,7 +127,7 @@ class PooledContract:
             for _ in range(5):
                 features = random_features(tables, 12, generator)
                 collection(features).values().square().sum().backward()
-                with torch.sparse.check_sparse_tensor_invariants():
+                with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
                     sparse.zero_grad()
                     oracle(features).square().sum().backward()
                     sparse.step()
@@ -146,7 +146,7 @@ class PooledContract:
         outputs[0].sum().backward()
         assert collection.step == 2
         oracle = PooledOracle(tables, before)
-        with torch.sparse.check_sparse_tensor_invariants():
+        with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             (oracle(first).sum() + oracle(second).sum()).backward()
         for table in tables:
             weight = oracle.weight(table.name)
