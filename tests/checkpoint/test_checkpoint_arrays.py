@@ -39,7 +39,9 @@ def test_the_reference_implementation_reads_what_we_write(tmp_path: Path) -> Non
     verify_file(tmp_path, info)
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == arrays.keys()
-    assert all(torch.equal(found[name], array) and found[name].dtype == array.dtype for name, array in arrays.items())
+    assert all(
+        torch.equal(found[name], array) and found[name].dtype == array.dtype for name, array in arrays.items()
+    )
 
 
 def test_we_read_what_the_reference_implementation_writes(tmp_path: Path) -> None:
@@ -128,7 +130,9 @@ except StorageError as error:
 def test_no_room_is_a_storage_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     write_arrays(tmp_path, "x", {"a": torch.ones(2)})
     before = (tmp_path / "x").read_bytes()
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert "x: cannot write" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == before
 

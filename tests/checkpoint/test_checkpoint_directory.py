@@ -13,7 +13,13 @@ import jsonschema
 import pytest
 import torch
 
-from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, TableEntry, differences, open_checkpoint
+from hotrow.checkpoint import (
+    CheckpointDirectory,
+    CheckpointManifest,
+    TableEntry,
+    differences,
+    open_checkpoint,
+)
 from hotrow.core import EmbeddingBagConfig, Plan
 from hotrow.errors import ConfigError, FormatError, StorageError
 
@@ -39,7 +45,10 @@ def example(step: int = 7) -> CheckpointManifest:
 
 def arrays(value: float = 1.0) -> dict[str, dict[str, torch.Tensor]]:
     rows = torch.full((10, 4), value)
-    return {"rows/store.safetensors": {"weight": rows, "sum": rows[:, 0]}, "dense.safetensors": {"w": torch.ones(3)}}
+    return {
+        "rows/store.safetensors": {"weight": rows, "sum": rows[:, 0]},
+        "dense.safetensors": {"w": torch.ones(3)},
+    }
 
 
 def test_golden_file_and_schema(tmp_path: Path) -> None:
@@ -60,7 +69,11 @@ def test_commit_prune_and_open(tmp_path: Path) -> None:
         directory.commit(example(step), arrays(step))
         directory.prune(2, (2,))
     assert directory.steps() == [2, 4, 5]
-    assert sorted(p.name for p in directory.path.iterdir()) == ["step-00000002", "step-00000004", "step-00000005"]
+    assert sorted(p.name for p in directory.path.iterdir()) == [
+        "step-00000002",
+        "step-00000004",
+        "step-00000005",
+    ]
     path, manifest = open_checkpoint(tmp_path)  # the run's directory
     assert path == directory.at(5) and manifest.step == 5
     assert open_checkpoint(directory.at(2))[1].step == 2
@@ -112,7 +125,9 @@ except StorageError as error:
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     directory = CheckpointDirectory(tmp_path)
     directory.commit(example(7), arrays())
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert "cannot write 4194" in done.stdout and len(done.stdout.splitlines()) == 1
     assert directory.steps() == [7] and [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
 

@@ -44,19 +44,30 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "nowhere.toml"], "nowhere.toml: no such file"),
         (["train", "quickstart"], "no data; prepare some with 'hotrow prepare"),
         (["train", "quickstart", "--data", "nowhere"], "nowhere: no such directory"),
-        (["train", "quickstart", "--set", "training.btch_size=3"], "unknown key 'training.btch_size'; did you mean"),
-        (["train", "quickstart", "--set", "training.batch_size=big"], "training.batch_size = 'big' is not allowed"),
+        (
+            ["train", "quickstart", "--set", "training.btch_size=3"],
+            "unknown key 'training.btch_size'; did you mean",
+        ),
+        (
+            ["train", "quickstart", "--set", "training.batch_size=big"],
+            "training.batch_size = 'big' is not allowed",
+        ),
         (["train", "quickstart", "--set", "training"], "write it as section.key=value"),
         (["train", "quickstart", "--steps", "0"], "training.steps = 0 is not allowed; give a number >= 1"),
         (["train", "quickstart", "--steps", "x"], "Invalid value for '--steps'"),
         (["train", "quickstart", "--resme"], "No such option"),
         (["evaluate", "nowhere"], "nowhere: no such directory"),
         (["export", "nowhere", "--out", "x"], "nowhere: no such directory"),
+        (["evaluate", ".", "--split", "tset"], "no checkpoint here"),
         (["export", "nowhere"], "Missing option '--out'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == 2
@@ -70,7 +81,9 @@ def test_an_empty_data_directory_is_named(capsys: pytest.CaptureFixture[str], tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import hotrow.cli.doctor as doctor
 
     def command() -> None:

@@ -70,7 +70,9 @@ def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
 def test_mixed_widths_work_with_cat_and_dcn_and_not_with_dot() -> None:
     embedded = pooled(5, [4, 2, 7])
     for config in (MODELS["cat"], MODELS["dcnv2"]):
-        assert build_model(config, num_dense=0, embedding_dims=[4, 2, 7])(torch.empty(5, 0), embedded).shape == (5, 1)
+        assert build_model(config, num_dense=0, embedding_dims=[4, 2, 7])(
+            torch.empty(5, 0), embedded
+        ).shape == (5, 1)
     with pytest.raises(ConfigError, match=r"equal widths.*2, 4, 7.*'cat'"):
         build_model(MODELS["dot"], num_dense=0, embedding_dims=[4, 2, 7])
     with pytest.raises(ConfigError, match="bottom MLP ends in 4.*embeddings have 8"):

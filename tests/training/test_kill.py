@@ -45,7 +45,19 @@ every_steps = 10
 
 def start(config: Path, data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     code = "import sys; from hotrow.cli import main; main(sys.argv[1:])"
-    arguments = [sys.executable, "-c", code, "train", str(config), "--data", str(data), "--out", str(out), "--json", *more]
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        "train",
+        str(config),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--json",
+        *more,
+    ]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -58,7 +70,10 @@ def finish(process: subprocess.Popen[str]) -> dict[str, object]:
 
 def numbers(out: Path) -> object:
     _, manifest = open_checkpoint(out)
-    rows = [{k: v for k, v in row.items() if k != "samples_per_second"} for row in read_history(out / "history.jsonl")]
+    rows = [
+        {k: v for k, v in row.items() if k != "samples_per_second"}
+        for row in read_history(out / "history.jsonl")
+    ]
     return {info.file: info.sha256 for info in manifest.files}, rows, manifest.metrics, manifest.position
 
 
@@ -85,7 +100,9 @@ def kill_and_resume(tmp_path: Path, num_kills: int, seed: int) -> None:
     assert numbers(cut) == numbers(whole)
     assert result["num_steps"] == 252
     assert not [p for p in (cut / "checkpoints").iterdir() if p.name.startswith((".tmp-", ".trash-"))]
-    assert CheckpointDirectory(cut / "checkpoints").steps() == CheckpointDirectory(whole / "checkpoints").steps()
+    assert (
+        CheckpointDirectory(cut / "checkpoints").steps() == CheckpointDirectory(whole / "checkpoints").steps()
+    )
 
 
 def test_kill_9_and_resume_is_exact(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ def test_auc_equals_sklearn_with_ties_and_weights(size: int, levels: int, weight
     labels[:2] = 0, 1
     scores = rng.integers(0, levels, size).astype(np.float32)
     weights = rng.random(size).astype(np.float32) + 0.1 if weighted else None
-    assert auc(labels, scores, weights) == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights), abs=1e-9)
+    assert auc(labels, scores, weights) == pytest.approx(
+        roc_auc_score(labels, scores, sample_weight=weights), abs=1e-9
+    )
 
 
 @given(hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(-5, 5, width=32)))

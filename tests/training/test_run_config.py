@@ -47,7 +47,10 @@ def test_the_promised_recipes_are_there() -> None:
         ({"model": {"kind": "dlrm", "top_mlp": [64, 0]}}, r"model.top_mlp\[1\] = 0 is not allowed"),
         ({"model": {"kind": "dlrm", "top_mlp": 64}}, "give a list"),
         ({"embeddings": {"dims": {"store": -1}}}, "embeddings.dims.store = -1"),
-        ({"sparse_optimizer": {"kind": "sgd", "eps": 1e-8}}, "sparse_optimizer: eps is not an option of 'sgd'"),
+        (
+            {"sparse_optimizer": {"kind": "sgd", "eps": 1e-8}},
+            "sparse_optimizer: eps is not an option of 'sgd'",
+        ),
         ({"dense_optimizer": {"kind": "adam", "momentum": 0.5}}, "momentum is not an option of 'adam'"),
         ({"name": 3}, "name = 3 is not allowed; give a text in quotes"),
     ],
@@ -61,7 +64,14 @@ def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
 def test_overrides_are_toml_values_or_words() -> None:
     values = {"training": {"batch_size": 1}, "model": {"kind": "dlrm"}}
     found = apply_overrides(
-        values, ["training.batch_size=7", "training.lr_x = 1e-3", "model.kind=dcnv2", "a.b=[1, 2]", "training.bf16=true"]
+        values,
+        [
+            "training.batch_size=7",
+            "training.lr_x = 1e-3",
+            "model.kind=dcnv2",
+            "a.b=[1, 2]",
+            "training.bf16=true",
+        ],
     )
     assert found == {
         "training": {"batch_size": 7, "lr_x": 1e-3, "bf16": True},

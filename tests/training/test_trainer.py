@@ -113,7 +113,9 @@ def test_a_run_may_be_made_longer_unless_the_schedule_depends_on_it(dataset: Pat
     assert trained_numbers(tmp_path / "run")[0] == trained_numbers(tmp_path / "whole")[0]
     run(small_config(training={"steps": 10, "decay": "linear"}), dataset, tmp_path / "decays")
     with pytest.raises(FormatError, match=r"training.steps: 10 → 20"):
-        run(small_config(training={"steps": 20, "decay": "linear"}), dataset, tmp_path / "decays", resume=True)
+        run(
+            small_config(training={"steps": 20, "decay": "linear"}), dataset, tmp_path / "decays", resume=True
+        )
 
 
 def test_a_run_is_not_overwritten_and_only_a_run_is_resumed(dataset: Path, tmp_path: Path) -> None:
@@ -166,7 +168,10 @@ def test_damaged_checkpoints_are_refused_by_file(dataset: Path, tmp_path: Path) 
     data = bytearray(rows.read_bytes())
     data[-7] ^= 64
     rows.write_bytes(data)
-    for use in (lambda: load_model(path), lambda: run(small_config(training={"steps": 4}), dataset, tmp_path / "run", resume=True)):
+    for use in (
+        lambda: load_model(path),
+        lambda: run(small_config(training={"steps": 4}), dataset, tmp_path / "run", resume=True),
+    ):
         with pytest.raises(FormatError, match=r"rows/item.safetensors: SHA-256 differs"):
             use()
     rows.write_bytes(data[:-7])
@@ -198,14 +203,25 @@ def test_several_labels_and_sample_weights(tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_is_kept(dataset: Path, tmp_path: Path) -> None:
     config = small_config(
-        training={"epochs": 12}, evaluation={"every_steps": 20}, checkpoint={"keep_last": 1, "every_steps": 60}
+        training={"epochs": 12},
+        evaluation={"every_steps": 20},
+        checkpoint={"keep_last": 1, "every_steps": 60},
     )
     run(config, dataset, tmp_path / "run")
-    aucs = {row["step"]: row["auc"] for row in read_history(tmp_path / "run" / "history.jsonl") if row["kind"] == "valid"}
+    aucs = {
+        row["step"]: row["auc"]
+        for row in read_history(tmp_path / "run" / "history.jsonl")
+        if row["kind"] == "valid"
+    }
     best = max(aucs, key=lambda step: aucs[step])
     steps = {int(p.name.removeprefix("step-")) for p in (tmp_path / "run" / "checkpoints").glob("step-*")}
     assert steps == {best, max(aucs)} and best < max(aucs)
-    assert open_checkpoint(tmp_path / "run" / "checkpoints" / f"step-{best:08d}")[1].metrics["valid"]["label0"]["auc"] == aucs[best]
+    assert (
+        open_checkpoint(tmp_path / "run" / "checkpoints" / f"step-{best:08d}")[1].metrics["valid"]["label0"][
+            "auc"
+        ]
+        == aucs[best]
+    )
 
 
 def bad_dense(dense: np.ndarray) -> None:
@@ -216,14 +232,25 @@ def bad_label(labels: np.ndarray) -> None:
     labels[77, 0] = np.nan
 
 
+def bad_id(ids: np.ndarray) -> None:
+    ids[333] = 200
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dense": bad_dense}, r"step 13 \(samples from 1200 on\): dense value nan in column 'price' of sample 34 of"),
-        ({"labels": bad_label}, r"step 1 \(samples from 0 on\): label nan in column 'label0' of sample 77 of"),
+        ({"sparse:item": bad_id}, r"step 4 \(samples from 300 on\): .*'item'.*33.*200"),
+        (
+            {"dense": bad_dense},
+            r"step 13 \(samples from 1200 on\): dense value nan in column 'price' of sample 34 of",
+        ),
+        (
+            {"labels": bad_label},
+            r"step 1 \(samples from 0 on\): label nan in column 'label0' of sample 77 of",
+        ),
     ],
 )
-def test_nan_in_the_data_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_values_in_the_data_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", **change)
     with pytest.raises(DataError, match=message):
         run(small_config(data={"shuffle_samples": 0}), data, tmp_path / "run")
@@ -252,7 +279,9 @@ def test_history_and_curves(dataset: Path, tmp_path: Path) -> None:
 def test_a_feature_subset_and_unknown_features(dataset: Path, tmp_path: Path) -> None:
     result = run(small_config(data={"features": ["item", "user"]}), dataset, tmp_path / "run")
     assert [t.name for t in open_checkpoint(result.run_dir)[1].tables] == ["user", "item"]
-    with pytest.raises(ConfigError, match="data.features: 'itm' is no feature of the dataset; it has user, item, store"):
+    with pytest.raises(
+        ConfigError, match="data.features: 'itm' is no feature of the dataset; it has user, item, store"
+    ):
         run(small_config(data={"features": ["itm"]}), dataset, tmp_path / "b")
     with pytest.raises(ConfigError, match="embeddings.dims: 'itm'"):
         run(small_config(embeddings={"dims": {"itm": 4}}), dataset, tmp_path / "c")

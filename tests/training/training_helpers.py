@@ -15,17 +15,25 @@ SIZES = {"user": 300, "item": 200, "store": 7}
 
 
 def make_dataset(
-    directory: Path, *, num_train: int = 4000, num_labels: int = 1, weighted: bool = False, seed: int = 0, **change: Any
+    directory: Path,
+    *,
+    num_train: int = 4000,
+    num_labels: int = 1,
+    weighted: bool = False,
+    seed: int = 0,
+    **change: Any,
 ) -> Path:
     """Write a prepared dataset: three features, two dense columns, labels from planted effects.
 
-    change: ``dense`` or ``labels`` (functions that alter a split's array in place), ``order_id``.
+    change: functions by column that alter the training split's array in place; ``order_id``.
     """
     rng = np.random.default_rng(seed)
     effects = {name: rng.normal(0, 1.5, size) for name, size in SIZES.items()}
     manifest = DatasetManifest(
         features=tuple(
-            FeatureInfo(name=n, num_rows=s, order_id=change.get("order_id", "identity"), vocabulary_id=f"v-{n}")
+            FeatureInfo(
+                name=n, num_rows=s, order_id=change.get("order_id", "identity"), vocabulary_id=f"v-{n}"
+            )
             for n, s in SIZES.items()
         ),
         dense_names=("age", "price"),
@@ -43,7 +51,7 @@ def make_dataset(
         columns |= {"dense": dense, "labels": labels.astype(np.float32)}
         if weighted:
             columns["weights"] = rng.random(size).astype(np.float32) + 0.5
-        for name in ("dense", "labels"):
+        for name in ("dense", "labels", "sparse:item"):
             if name in change and split == "train":
                 change[name](columns[name])
         splits[split] = (write_shard(directory, f"shards/{split}-0.shard", manifest, columns),)
@@ -65,5 +73,3 @@ def small_config(**sections: Any) -> RunConfig:
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
     return parse(RunConfig, values, "small.toml")
-
-

@@ -104,9 +104,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"this command needs {error.name}; install it with: pip install 'hotrow[{extra}]'", 2)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted; a training run goes on with --resume", 1)
     except typer.Abort:
-        return _fail("interrupted", 130)
+        return _fail("interrupted; a training run goes on with --resume", 1)
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error))

@@ -16,6 +16,7 @@ from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
 from hotrow.jagged import Batch
 from hotrow.models import build_model
+from hotrow.optim import SGD
 from hotrow.training.config import EmbeddingsConfig, RunConfig
 from hotrow.training.optimization import build_dense_optimizer
 
@@ -114,8 +115,11 @@ class Model:
             group["lr"] = self.config.dense_optimizer.lr * factor
 
 
-def build(config: RunConfig, columns: Columns) -> Model:
-    """Tables, rows, dense part and optimizer, initialised by ``config.seed``."""
+def build(config: RunConfig, columns: Columns, *, for_training: bool = True) -> Model:
+    """Tables, rows, dense part and optimizer, initialised by ``config.seed``.
+
+    for_training: False leaves the optimizer's state of the rows out of memory; such a model must not be trained.
+    """
     tables = build_tables(columns.features, config.embeddings)
     dense = build_model(
         config.model,
@@ -124,7 +128,9 @@ def build(config: RunConfig, columns: Columns) -> Model:
         num_labels=len(columns.label_names),
         seed=config.seed,
     )
-    embeddings = EmbeddingBagCollection(tables, optimizer=config.sparse_optimizer.build(), seed=config.seed)
+    embeddings = EmbeddingBagCollection(
+        tables, optimizer=config.sparse_optimizer.build() if for_training else SGD(lr=0.0), seed=config.seed
+    )
     return Model(
         config=config,
         columns=columns,

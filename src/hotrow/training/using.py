@@ -36,7 +36,7 @@ def load_model(path: str | Path) -> LoadedModel:
     """The model of a checkpoint (a run's directory means its latest), checksums verified. Raises FormatError."""
     directory, manifest = open_checkpoint(path)
     config = parse(RunConfig, manifest.config, str(directory))
-    model = build(config, _columns_of(manifest))
+    model = build(config, _columns_of(manifest), for_training=False)
     load_arrays(model, directory, manifest, for_training=False)
     return LoadedModel(model=model, path=directory, manifest=manifest)
 
