@@ -254,11 +254,11 @@ def test_bad_splits_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("age", float("nan"), r"rows: from line 0 on: column 'age': sample 3 has .*nan.*finite"),
-        ("age", None, r"column 'age': sample 3 has no value"),
-        ("weight", -1.0, r"sample 3 has weight -1"),
-        ("day", None, r"sample 3 has no value in the split column 'day'"),
-        ("click", float("inf"), r"column 'click': sample 3 has .*inf"),
+        ("age", float("nan"), r"rows: line or sample 3: column 'age' has nan; give a finite"),
+        ("age", None, r"sample 3: column 'age' has no value"),
+        ("weight", -1.0, r"sample 3: weight -1"),
+        ("day", None, r"sample 3: no value in the split column 'day'"),
+        ("click", float("inf"), r"sample 3: column 'click' has inf"),
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, column: str, value: Any, message: str) -> None:
@@ -277,6 +277,9 @@ def test_unknown_values_are_refused_if_asked(tmp_path: Path) -> None:
     options = PrepareOptions(num_oov_buckets=0, unknown="error", split=parse_split("day: 1..8, 9"))
     with pytest.raises(DataError, match=r"rows: line or sample 20: column 'user' has the value 'stranger'"):
         prepare(RowSource(rows, schema), tmp_path / "out", options)
+    thinned = dataclasses.replace(options, sample=0.9)
+    with pytest.raises(DataError, match=r"rows: line or sample 20: column 'user'"):
+        prepare(RowSource(rows, schema, batch_rows=40), tmp_path / "thinned", thinned)
     with pytest.raises(ConfigError, match="no out-of-vocabulary bucket"):
         prepare(RowSource(rows, schema), tmp_path / "other", PrepareOptions(num_oov_buckets=0))
 

@@ -87,7 +87,7 @@ def test_damaged_work_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     prepare_until(source, tmp_path / "out", 7, monkeypatch)
     path = tmp_path / "out" / ".work" / "chunk-000000"
     path.write_bytes(path.read_bytes()[:10])
-    with pytest.raises(HotrowError, match="chunk-000000: truncated; delete"):
+    with pytest.raises(HotrowError, match="chunk-000000: truncated or altered; delete"):
         prepare(source, tmp_path / "out", PrepareOptions(shard_rows=32))
 
 

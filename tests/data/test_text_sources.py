@@ -204,15 +204,15 @@ def test_fuzzed_csv_files_are_read_or_refused(tmp_path: Path, data: st.DataObjec
 
 def check_reading(source: Source) -> None:
     """Every batch is well formed, or the error names the file."""
-    from hotrow.data.parsing import _numbers, sparse_keys
+    from hotrow.data.parsing import numbers, sparse_keys
+    from hotrow.data.source import Place
 
     try:
         for batch in source.batches(None, 100):
+            place = Place(batch.where, batch.first_line)
             for column in source.schema.sparse:
-                sparse_keys(column, batch.data, batch.where)
-            assert all(
-                np.isfinite(a).all() for a in _numbers(source.schema, batch.data, batch.where).values()
-            )
+                sparse_keys(column, batch.data, place)
+            assert all(np.isfinite(a).all() for a in numbers(source.schema, batch.data, place).values())
     except HotrowError as error:
         assert "log" in str(error)
 
@@ -246,6 +246,7 @@ def test_csv_with_a_schema(tmp_path: Path) -> None:
             r"line 2: column 'price' has the value 'cheap', which is not a finite",
         ),
         ("ann,a|b,1,2.5", "ann,a|b,1,inf", r"line 2: column 'price' has the value 'inf'"),
+        ("ann,a|b,1,2.5,1,", "ann,a|b,1,2.5,,", r"line 2: column 'w' has no value"),
         ("2024-01-03", "yesterday", r"line 4: column 'day' has the value 'yesterday', which is not a date"),
         ("ann,c|a|d", "ann", r"line 4: 8 columns, expected 9"),
         ("user,tags", "user,words", r"no column 'tags', which the schema names; it has user, words"),
@@ -333,3 +334,16 @@ def test_fuzzed_parquet_files_are_read_or_refused(tmp_path: Path, data: st.DataO
         assert "log.parquet" in str(error)
     else:
         check_reading(source)
+
+
+@pytest.mark.parametrize("multi_valued", [False, True])
+def test_texts_that_are_no_numbers_are_placed(tmp_path: Path, multi_valued: bool) -> None:
+    values = ["1", "2", "", "x", "5"]
+    column = pa.array([[v, "7"] for v in values] if multi_valued else values)
+    pq.write_table(pa.table({"user": column, "y": [0] * 5}), tmp_path / "a.parquet")
+    sparse = SparseColumn(column="user", value_type="int", multi_valued=multi_valued)
+    source = ParquetFiles([tmp_path / "a.parquet"], TableSchema(label=("y",), sparse=(sparse,)))
+    with pytest.raises(
+        DataError, match=r"a\.parquet: line or sample 3: column 'user' has the value 'x', which is not a"
+    ):
+        prepare(source, tmp_path / "out")

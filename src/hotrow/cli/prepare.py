@@ -25,7 +25,9 @@ def command(
         list[Path] | None, typer.Argument(help="Files of the log, in order.", metavar="[PATH]...")
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory for the prepared dataset.")] = Path("prepared"),
-    schema: Annotated[Path | None, typer.Option(help="TOML schema of the columns (parquet, csv), or spec (synthetic).")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="TOML schema of the columns (parquet, csv), or spec (synthetic).")
+    ] = None,
     memory: Annotated[str, typer.Option(help="About how much memory to take, such as 4GiB.")] = "4GiB",
     min_count: Annotated[
         int | None, typer.Option(help="Values seen less often in training go to an out-of-vocabulary bucket.")

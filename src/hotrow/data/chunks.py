@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hotrow.data.keys import MISSING, KeyColumn, Keys
+from hotrow.data.source import Place
 from hotrow.errors import FormatError, StorageError
 
 
@@ -81,7 +83,13 @@ class ChunkWriter:
             raise StorageError(
                 f"{self.path}: cannot write {data.nbytes} bytes: {error.strerror or error}"
             ) from error
-        self.arrays[name] = [data.dtype.str, self._end, data.size, base]
+        self.arrays[name] = [
+            data.dtype.str,
+            self._end,
+            data.size,
+            base,
+            zlib.crc32(data.reshape(-1).view(np.uint8).data),
+        ]
         self._end += data.nbytes
 
     def add_keys(self, feature: str, column: KeyColumn) -> None:
@@ -111,22 +119,25 @@ class Chunk:
         self.path = path
         self.num_samples: int = entry["num_samples"]
         self.first_row: int = entry["first_row"]
-        self.where: str = entry["where"]
-        self.first_line: int = entry["first_line"]
+        self._where, self._first_line = entry["where"], entry["first_line"]
         self._arrays: Mapping[str, list[Any]] = entry["arrays"]
+
+    def place(self) -> Place:
+        """Where its samples come from."""
+        return Place(self._where, self._first_line, self.read("rows") if self.has("rows") else None)
 
     def has(self, name: str) -> bool:
         return name in self._arrays
 
     def read(self, name: str) -> NDArray[Any]:
-        """The array of that name. Raises FormatError if the file is shorter than the journal says, StorageError."""
-        dtype, offset, count, _ = self._arrays[name]
+        """The array of that name. Raises FormatError if it is not what the journal says, StorageError."""
+        dtype, offset, count, _, checksum = self._arrays[name]
         try:
             array: NDArray[Any] = np.fromfile(self.path, np.dtype(dtype), count, offset=offset)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot read: {error.strerror or error}") from error
-        if len(array) != count:
-            raise FormatError(f"{self.path}: truncated; delete {self.path.parent} and begin again")
+        if len(array) != count or zlib.crc32(array.view(np.uint8).data) != checksum:
+            raise FormatError(f"{self.path}: truncated or altered; delete {self.path.parent} and begin again")
         return array
 
     def keys(self, feature: str, *, with_texts: bool = False) -> KeyColumn:

@@ -206,7 +206,7 @@ class Encoder:
                 texts = chunk.keys(task.name, with_texts=True).texts
                 text = None if texts is None else texts[key_at].as_py()
                 value = describe_key(int(column.keys[key_at]), task.value_type, text)
-                place = f"{chunk.where}: line or sample {chunk.first_line + int(rows[bad[0]])}"
+                place = chunk.place().at(int(rows[bad[0]]))
                 raise DataError(
                     f"{place}: column {task.name!r} has the value {value}, which the vocabulary lacks (training split, "
                     f"min_count {task.min_count}); correct it, or send such values to a bucket with unknown 'oov'"

@@ -24,6 +24,14 @@ MISSING = np.iinfo(np.int64).min
 _BAD_DIGIT = 255
 
 
+class BadValue(DataError):
+    """A text that is not what its column holds; whoever knows the samples adds the place."""
+
+    def __init__(self, value: str, problem: str) -> None:
+        super().__init__(f"{value[:80]!r}, which {problem}; correct it, or read the column as text")
+        self.value = value
+
+
 @dataclass(frozen=True)
 class KeyColumn:
     """The keys of one raw column: ``keys[codes]``, or ``keys`` itself where ``codes`` is None.
@@ -122,8 +130,7 @@ def parse_hex(texts: pa.Array) -> tuple[Keys, NDArray[np.int64]]:
 def key_column(array: pa.Array, value_type: ValueType, where: str) -> KeyColumn:
     """The keys of a raw Arrow column of integers, texts, dictionaries or lists of these.
 
-    Raises DataError (beginning with ``where``) for another type or a text that is not hexadecimal; the position in
-    the message counts from the batch's first sample.
+    Raises DataError (beginning with ``where``) for another type, BadValue for a text that is no number.
     """
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0), np.int64)
@@ -135,9 +142,9 @@ def key_column(array: pa.Array, value_type: ValueType, where: str) -> KeyColumn:
         return KeyColumn(_integer_keys(array, where))
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         if value_type == "hex":
-            return KeyColumn(_hex_keys(array, where))
+            return KeyColumn(_hex_keys(array))
         if value_type == "int":
-            return KeyColumn(_integer_keys(_parse_integers(array, where), where))
+            return KeyColumn(_integer_keys(_parse_integers(array), where))
         return _dictionary_keys(pc.fill_null(array, "").dictionary_encode(), value_type, where)
     if pa.types.is_null(array.type):
         return _dictionary_keys(pa.array([""] * len(array)).dictionary_encode(), "text", where)
@@ -172,18 +179,22 @@ def _integer_keys(array: pa.Array, where: str) -> Keys:
     return np.asarray(array)
 
 
-def _hex_keys(array: pa.Array, where: str) -> Keys:
+def _hex_keys(array: pa.Array) -> Keys:
     keys, bad = parse_hex(array)
     if len(bad):
-        raise DataError(
-            f"{where}: sample {bad[0]} has {array[int(bad[0])].as_py()!r}, which is not 1 to 8 hexadecimal digits"
-        )
+        raise BadValue(array[int(bad[0])].as_py(), "is not 1 to 8 hexadecimal digits")
     return keys
 
 
-def _parse_integers(array: pa.Array, where: str) -> pa.Array:
+def _parse_integers(array: pa.Array) -> pa.Array:
+    """Texts as whole numbers; the empty text is missing."""
     array = pc.if_else(pc.equal(array, ""), None, array)
     try:
         return array.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{where}: {error}; correct it, or read the column as text") from error
+    except pa.ArrowInvalid:
+        for text in array:
+            try:
+                text.cast(pa.int64())
+            except pa.ArrowInvalid as error:
+                raise BadValue(text.as_py(), "is not a whole number of 64 bits") from error
+        raise

@@ -216,6 +216,10 @@ class DatasetManifest(Document):
 
 def load_manifest(directory: str | Path) -> DatasetManifest:
     """The manifest of a prepared dataset directory. Raises FormatError or StorageError naming the file."""
+    if not (Path(directory) / MANIFEST_FILE).exists():
+        raise FormatError(
+            f"{Path(directory) / MANIFEST_FILE}: missing; {directory} is no prepared dataset, or unfinished"
+        )
     return DatasetManifest.load(Path(directory) / MANIFEST_FILE)
 
 

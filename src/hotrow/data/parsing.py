@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hotrow.data.chunks import ChunkWriter, Journal
-from hotrow.data.keys import KeyColumn, cross_keys, key_column, mix
+from hotrow.data.keys import BadValue, KeyColumn, cross_keys, key_column, mix
 from hotrow.data.options import PrepareOptions
-from hotrow.data.source import DenseColumn, RawBatch, Source, SparseColumn, TableSchema
+from hotrow.data.source import DenseColumn, Place, RawBatch, Source, SparseColumn, TableSchema
 from hotrow.data.splits import Splitter
 from hotrow.errors import DataError
 
@@ -77,30 +77,33 @@ class Parser:
     def _write_chunk(
         self, number: int, batch: RawBatch, first_row: int, entry: dict[str, Any]
     ) -> dict[str, Any]:
-        data, where = batch.data, _place(batch)
+        data, place = batch.data, Place(batch.where, batch.first_line)
         rows = np.arange(first_row, first_row + data.num_rows, dtype=np.int64)
-        codes = None if self._splitter.by_order else self._splitter.codes_of_batch(data, first_row, where)
+        codes = None if self._splitter.by_order else self._splitter.codes_of_batch(data, first_row, place)
         if self._options.sample < 1:
             keep = mix(~rows) < np.uint64(int(self._options.sample * 2**64))
             data = data.filter(pa.array(keep))
+            place = Place(batch.where, batch.first_line, np.flatnonzero(keep))
             codes = None if codes is None else codes[keep]
         writer = ChunkWriter(self._directory / f"chunk-{number:06d}")
         try:
             if codes is not None:
                 writer.add("split", codes)
-            self._write_sparse(writer, data, where)
-            for name, array in _numbers(self._schema, data, where).items():
+            if place.rows is not None:
+                writer.add("rows", place.rows)
+            self._write_sparse(writer, data, place)
+            for name, array in numbers(self._schema, data, place).items():
                 writer.add(name, array)
         finally:
             writer.close()
         entry |= {"num_samples": data.num_rows, "first_row": first_row, "where": batch.where}
         return entry | {"first_line": batch.first_line, "position": batch.position, "arrays": writer.arrays}
 
-    def _write_sparse(self, writer: ChunkWriter, data: pa.RecordBatch, where: str) -> None:
+    def _write_sparse(self, writer: ChunkWriter, data: pa.RecordBatch, place: Place) -> None:
         parts = {part for cross in self._schema.cross for part in cross.columns}
         kept: dict[str, KeyColumn] = {}
         for column in self._schema.sparse:
-            keys = sparse_keys(column, data, where)
+            keys = sparse_keys(column, data, place)
             writer.add_keys(column.feature, keys)
             if column.feature in parts:
                 kept[column.feature] = keys
@@ -110,18 +113,10 @@ class Parser:
             )
 
 
-def _place(batch: RawBatch) -> str:
-    return (
-        f"{batch.where}: from line {batch.first_line} on"
-        if batch.where
-        else f"from sample {batch.first_line} on"
-    )
-
-
-def sparse_keys(column: SparseColumn, data: pa.RecordBatch, where: str) -> KeyColumn:
+def sparse_keys(column: SparseColumn, data: pa.RecordBatch, place: Place) -> KeyColumn:
     """The keys of one sparse column of a batch; splits text of multi-valued columns at the separator."""
     array = data.column(column.column)
-    here = f"{where}: column {column.column!r}"
+    here = f"{place}: column {column.column!r}"
     is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
     if column.multi_valued and not is_list:
         if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
@@ -132,31 +127,38 @@ def sparse_keys(column: SparseColumn, data: pa.RecordBatch, where: str) -> KeyCo
         array = pc.split_pattern(array, column.separator)
     elif is_list and not column.multi_valued:
         raise DataError(f"{here} is {array.type}; set multi_valued = true in the schema")
-    return key_column(array, column.value_type, here)
+    try:
+        return key_column(array, column.value_type, here)
+    except BadValue as error:
+        texts, rows = array, np.arange(len(array))
+        if is_list or column.multi_valued:
+            rows, texts = np.asarray(pc.list_parent_indices(array)), array.flatten()
+        row = rows[pc.index(texts.cast(pa.string()), error.value).as_py()]
+        raise DataError(f"{place.at(row)}: column {column.column!r} has the value {error}") from error
 
 
-def _numbers(schema: TableSchema, data: pa.RecordBatch, where: str) -> dict[str, NDArray[np.float32]]:
+def numbers(schema: TableSchema, data: pa.RecordBatch, place: Place) -> dict[str, NDArray[np.float32]]:
     num = data.num_rows
     dense = np.empty((num, len(schema.dense)), np.float32)
     for i, column in enumerate(schema.dense):
-        dense[:, i] = dense_values(column, data, where)
+        dense[:, i] = dense_values(column, data, place)
     labels = np.empty((num, len(schema.label)), np.float32)
     for i, name in enumerate(schema.label):
-        labels[:, i] = dense_values(DenseColumn(column=name), data, where)
+        labels[:, i] = dense_values(DenseColumn(column=name), data, place)
     numbers = {"dense": dense.reshape(-1), "labels": labels.reshape(-1)}
     if schema.weight:
-        weights = dense_values(DenseColumn(column=schema.weight), data, where)
+        weights = dense_values(DenseColumn(column=schema.weight), data, place)
         if len(weights) and weights.min() < 0:
             row = int(weights.argmin())
-            raise DataError(f"{where}: sample {row} has weight {weights[row]:g}; weights must be >= 0")
+            raise DataError(f"{place.at(row)}: weight {weights[row]:g}; weights must be >= 0")
         numbers["weights"] = weights
     return numbers
 
 
-def dense_values(column: DenseColumn, data: pa.RecordBatch, where: str) -> NDArray[np.float32]:
+def dense_values(column: DenseColumn, data: pa.RecordBatch, place: Place) -> NDArray[np.float32]:
     """A numeric column of a batch as float32. Raises DataError for another type, a missing value, NaN or infinity."""
     array = data.column(column.column)
-    here = f"{where}: column {column.column!r}"
+    here = f"{place}: column {column.column!r}"
     if not (
         pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)
     ):
@@ -167,7 +169,9 @@ def dense_values(column: DenseColumn, data: pa.RecordBatch, where: str) -> NDArr
     if array.null_count:
         if column.missing is None:
             row = int(np.flatnonzero(np.asarray(pc.is_null(array)))[0])
-            raise DataError(f"{here}: sample {row} has no value; set missing = 0.0 in the schema, or fill it")
+            raise DataError(
+                f"{place.at(row)}: column {column.column!r} has no value; set missing = 0.0 in the schema, or fill it"
+            )
         missing = np.asarray(pc.is_null(array))
         values = np.asarray(pc.fill_null(array.cast(pa.float64()), 0.0))
     else:
@@ -175,7 +179,9 @@ def dense_values(column: DenseColumn, data: pa.RecordBatch, where: str) -> NDArr
     wrong = ~(np.abs(values) <= np.finfo(np.float32).max)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{here}: sample {row} has {values[row]!r}; values must be finite 32-bit floats")
+        raise DataError(
+            f"{place.at(row)}: column {column.column!r} has {float(values[row])!r}; give a finite 32-bit float"
+        )
     if column.transform == "log1p":
         values = np.log1p(np.maximum(values, 0.0, dtype=np.float32), dtype=np.float32)
     values = values.astype(np.float32)

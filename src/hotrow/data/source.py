@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from hotrow.config import Range
 from hotrow.errors import ConfigError
@@ -143,6 +145,22 @@ class RawBatch:
     where: str = ""
     first_line: int = 0
     num_skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where some samples come from, for messages. rows: which samples of the batch they are, if not all."""
+
+    where: str
+    first_line: int
+    rows: NDArray[np.int64] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where}: from line or sample {self.first_line} on"
+
+    def at(self, row: int) -> str:
+        """The place of one sample."""
+        return f"{self.where}: line or sample {self.first_line + int(row if self.rows is None else self.rows[row])}"
 
 
 class Source(Protocol):

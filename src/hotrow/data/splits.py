@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hotrow.data.keys import mix
 from hotrow.data.manifest import SPLITS
-from hotrow.data.source import SplitRule
+from hotrow.data.source import Place, SplitRule
 from hotrow.errors import ConfigError, DataError
 
 LEFT_OUT = 255
@@ -34,7 +34,7 @@ class Splitter:
         else:
             self._ranges = _ranges(texts, rule.column)
 
-    def codes_of_batch(self, batch: pa.RecordBatch, first_row: int, where: str) -> Codes:
+    def codes_of_batch(self, batch: pa.RecordBatch, first_row: int, place: Place) -> Codes:
         """Codes of the samples of a batch whose first sample is number ``first_row`` of the log."""
         if self.rule.column is None:
             rows = np.arange(first_row, first_row + batch.num_rows, dtype=np.int64)
@@ -44,8 +44,8 @@ class Splitter:
             return self._code_by_bounds(draws, np.cumsum(self._fractions))
         if self.rule.column not in batch.schema.names:
             names = ", ".join(batch.schema.names)
-            raise ConfigError(f"{where}: no split column {self.rule.column!r}; the columns are {names}")
-        times = _times(batch.column(self.rule.column), self.rule.column, where)
+            raise ConfigError(f"{place}: no split column {self.rule.column!r}; the columns are {names}")
+        times = _times(batch.column(self.rule.column), self.rule.column, place)
         codes = np.full(len(times), LEFT_OUT, np.uint8)
         for code, bounds in enumerate(self._ranges):
             if bounds is not None:
@@ -110,15 +110,15 @@ def _bound(text: str, is_end: bool) -> int | None:
     return microseconds + 86_400_000_000 - 1 if is_end and len(text) <= 10 else microseconds
 
 
-def _times(array: pa.Array, column: str, where: str) -> NDArray[np.int64]:
+def _times(array: pa.Array, column: str, place: Place) -> NDArray[np.int64]:
     if array.null_count:
         row = int(np.flatnonzero(np.asarray(pc.is_null(array)))[0])
-        raise DataError(f"{where}: sample {row} has no value in the split column {column!r}; fill or drop it")
+        raise DataError(f"{place.at(row)}: no value in the split column {column!r}; fill or drop it")
     if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
     if not pa.types.is_integer(array.type):
         raise DataError(
-            f"{where}: split column {column!r} is {array.type}; give whole numbers, dates or timestamps"
+            f"{place}: split column {column!r} is {array.type}; give whole numbers, dates or timestamps"
         )
     return np.asarray(array.cast(pa.int64()))
 

@@ -49,6 +49,7 @@ class Field:
 
     name: str
     type: FieldType
+    is_required: bool = False
 
 
 class DelimitedSource:
@@ -160,6 +161,8 @@ class DelimitedSource:
         arrays = []
         for i, field in enumerate(used):
             array = batch.column(i)
+            if field.is_required and array.null_count:
+                raise DataError(f"column {field.name!r} has a sample without a value")
             if field.type == "hex":
                 keys, bad = parse_hex(array)
                 if len(bad):
@@ -194,6 +197,8 @@ class DelimitedSource:
         if len(values) != len(self.fields):
             return f"{len(values)} columns, expected {len(self.fields)}"
         for field, value in zip(self.fields, values):
+            if not value and field.is_required:
+                return f"column {field.name!r} has no value"
             if not _is_valid(field.type, value):
                 shown = value.decode("utf-8", "replace")
                 return (

@@ -63,7 +63,9 @@ def _parquet_file(path: Path) -> Iterator[Any]:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a Parquet file, truncated or damaged ({error}); copy it again") from error
+        raise DataError(
+            f"{path}: not a Parquet file, truncated or damaged ({error}); copy it again"
+        ) from error
     except HotrowError:
         raise
     except OSError as error:  # Arrow also says this of damaged pages
@@ -121,7 +123,12 @@ class CsvFiles(DelimitedSource):
             if other != names[0] or len(set(other)) != len(other):
                 raise DataError(f"{path}: its columns are {other}, those of {self.files[0]} are {names[0]}")
         types = _field_types(schema)
-        self._fields = [Field(name=name, type=types.get(name, "unused")) for name in names[0]]
+        required = {d.column for d in schema.dense if d.missing is None} | set(schema.label)
+        required |= {schema.weight} if schema.weight else set()
+        self._fields = [
+            Field(name=name, type=types.get(name, "unused"), is_required=name in required)
+            for name in names[0]
+        ]
 
     @property
     def schema(self) -> TableSchema:
