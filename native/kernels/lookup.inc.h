@@ -16,91 +16,124 @@ struct Bag {
   int64_t first, last;
 };
 
-/// Sums columns [column, column + 16 * kVectors) of a bag and stores them; with kTail only `lanes` of the last vector.
-/// Returns the position of a lookup outside the table, or -1.
-template <RowType kType, bool kWeighted, int kVectors, bool kTail, bool kPrefetch, typename Id, typename AheadOfId>
-HOTROW_INLINE int64_t pool_columns(const LookupRun& run, Bag bag, int column, Lanes lanes, const AheadOfId& ahead,
-                                   float* output) {
-  const TableView& table = *run.table;
-  const Id* values = static_cast<const Id*>(run.values);
-  constexpr int kFull = kTail ? kVectors - 1 : kVectors;
-  F32x16 sum[kVectors];
-  for (int v = 0; v < kVectors; ++v) sum[v] = zero();
-  for (int64_t position = bag.first; position < bag.last; ++position) {
-    if constexpr (kPrefetch) ahead(position);
-    const Id id = values[position];
-    if (!in_table(table, id)) [[unlikely]]
-      return position;
-    const RowReader<kType> row(row_address(table, id), table.dim);
-    F32x16 weight = zero();
-    if constexpr (kWeighted) weight = splat(run.weights[position]);
-    for (int v = 0; v < kVectors; ++v) {
-      const F32x16 x = v < kFull ? row.at(column + v * kLaneCount) : row.at(column + v * kLaneCount, lanes);
-      sum[v] = kWeighted ? fma(weight, x, sum[v]) : add(sum[v], x);
-    }
-  }
-  if (run.mean && bag.last - bag.first > 1) {
-    const F32x16 count = splat(static_cast<float>(bag.last - bag.first));
-    for (int v = 0; v < kVectors; ++v) sum[v] = div(sum[v], count);
-  }
-  for (int v = 0; v < kFull; ++v) {
-    if (!kTail && run.stream) {
-      stream(output + column + v * kLaneCount, sum[v]);
-    } else {
-      store(output + column + v * kLaneCount, sum[v]);
-    }
-  }
-  if constexpr (kTail) store(output + column + kFull * kLaneCount, sum[kFull], lanes);
-  return -1;
-}
+/// A run as the loops over its bags see it, by value: a store to the output may alias anything that is in memory.
+template <RowType kType, typename Id, bool kWeighted, typename W>
+struct Pooling {
+  Rows<W> rows;
+  const Id* values;
+  const float* weights;
+  Lanes lanes;  // of the partial last vector
+  bool mean;
+  bool stream;
+  Ahead<Id, W> ahead;
 
-/// Rows of more than kMaxVectors: several passes over the bag, kMaxVectors at a time, then one by one, then the tail.
-template <RowType kType, bool kWeighted, typename Id, typename AheadOfId>
-HOTROW_INLINE int64_t pool_wide(const LookupRun& run, Bag bag, Lanes lanes, const AheadOfId& ahead, float* output) {
-  constexpr int kWide = kMaxVectors * kLaneCount;
-  const int dim = run.table->dim;
-  int64_t bad = pool_columns<kType, kWeighted, kMaxVectors, false, true, Id>(run, bag, 0, lanes, ahead, output);
-  int column = kWide;
-  for (; bad < 0 && column + kWide <= dim; column += kWide) {
-    bad = pool_columns<kType, kWeighted, kMaxVectors, false, false, Id>(run, bag, column, lanes, ahead, output);
+  HOTROW_INLINE explicit Pooling(const LookupRun& run)
+      : rows(*run.table),
+        values(static_cast<const Id*>(run.values)),
+        weights(run.weights),
+        lanes(first_lanes(run.table->dim % kLaneCount == 0 ? kLaneCount : run.table->dim % kLaneCount)),
+        mean(run.mean),
+        stream(run.stream),
+        ahead(run) {}
+
+  /// Sums columns [column, column + 16 * kVectors) of a bag and stores them; with kTail only `lanes` of the last
+  /// vector. Returns the position of a lookup outside the table, or -1.
+  template <int kVectors, bool kTail, bool kPrefetch>
+  HOTROW_INLINE int64_t columns(Bag bag, int column, float* output) const {
+    constexpr int kFull = kTail ? kVectors - 1 : kVectors;
+    F32x16 sum[kVectors];
+    for (int v = 0; v < kVectors; ++v) sum[v] = zero();
+    for (int64_t position = bag.first; position < bag.last; ++position) {
+      if constexpr (kPrefetch) ahead(position);
+      const Id id = values[position];
+      if (!rows.has(id)) [[unlikely]]
+        return position;
+      const RowReader<kType> row(rows.at(id), rows.dim);
+      F32x16 weight = zero();
+      if constexpr (kWeighted) weight = splat(weights[position]);
+      for (int v = 0; v < kVectors; ++v) {
+        const F32x16 x = v < kFull ? row.at(column + v * kLaneCount) : row.at(column + v * kLaneCount, lanes);
+        sum[v] = kWeighted ? fma(weight, x, sum[v]) : add(sum[v], x);
+      }
+    }
+    if (mean && bag.last - bag.first > 1) {
+      const F32x16 count = splat(static_cast<float>(bag.last - bag.first));
+      for (int v = 0; v < kVectors; ++v) sum[v] = div(sum[v], count);
+    }
+    for (int v = 0; v < kFull; ++v) {
+      if (!kTail && stream) {
+        hotrow::stream(output + column + v * kLaneCount, sum[v]);
+      } else {
+        store(output + column + v * kLaneCount, sum[v]);
+      }
+    }
+    if constexpr (kTail) store(output + column + kFull * kLaneCount, sum[kFull], lanes);
+    return -1;
   }
-  for (; bad < 0 && column + kLaneCount <= dim; column += kLaneCount) {
-    bad = pool_columns<kType, kWeighted, 1, false, false, Id>(run, bag, column, lanes, ahead, output);
+
+  /// Rows of more than kMaxVectors: several passes over the bag, kMaxVectors at a time, then one by one, then the
+  /// tail.
+  HOTROW_INLINE int64_t wide(Bag bag, float* output) const {
+    constexpr int kWide = kMaxVectors * kLaneCount;
+    int64_t bad = columns<kMaxVectors, false, true>(bag, 0, output);
+    int column = kWide;
+    for (; bad < 0 && column + kWide <= rows.dim; column += kWide) {
+      bad = columns<kMaxVectors, false, false>(bag, column, output);
+    }
+    for (; bad < 0 && column + kLaneCount <= rows.dim; column += kLaneCount) {
+      bad = columns<1, false, false>(bag, column, output);
+    }
+    if (bad < 0 && column < rows.dim) bad = columns<1, true, false>(bag, column, output);
+    return bad;
   }
-  if (bad < 0 && column < dim) {
-    bad = pool_columns<kType, kWeighted, 1, true, false, Id>(run, bag, column, lanes, ahead, output);
+};
+
+/// True if every bag of the run has one lookup, as of a feature with one value per sample.
+HOTROW_INLINE bool all_single(const LookupRun& run, Stream own) {
+  if (own.end - own.begin != run.end - run.begin) return false;
+  int64_t others = 0;
+  for (int64_t bag = run.begin; bag <= run.end; ++bag) {
+    others |= offset_at(run.offsets, run.offsets_are_64_bit, bag) ^ (own.begin + bag - run.begin);
   }
-  return bad;
+  return others == 0;
 }
 
 /// A run whose rows are kVectors vectors wide (0: more than kMaxVectors), the last one partial if kTail.
 template <RowType kType, typename Id, bool kWeighted, int kVectors, bool kTail>
 LookupFault pool_run(const LookupRun& run) {
-  using Reader = RowReader<kType>;
-  constexpr int kMinWidth =
-      kVectors == 0 ? kMaxVectors * kLaneCount + 1 : (kTail ? (kVectors - 1) * kLaneCount + 1 : kVectors * kLaneCount);
-  constexpr int kMinLines = (kMinWidth * Reader::kElementBytes + Reader::kTrailingBytes + kLineBytes - 1) / kLineBytes;
-  const int tail = run.table->dim % kLaneCount;
-  const Lanes lanes = first_lanes(tail == 0 ? kLaneCount : tail);
-  const Ahead<Id, kMinLines> ahead(run);
+  const Pooling<kType, Id, kWeighted, Width<kType, kVectors, kTail>> pooling(run);
+  const auto pool_bag = [&](Bag bag, float* output) __attribute__((always_inline)) {
+    if constexpr (kVectors == 0) {
+      return pooling.wide(bag, output);
+    } else {
+      return pooling.template columns<kVectors, kTail, true>(bag, 0, output);
+    }
+  };
+  const int64_t begin = run.begin, end = run.end, num_values = run.num_values, output_stride = run.output_stride;
+  const void* offsets = run.offsets;
+  const bool offsets_are_64_bit = run.offsets_are_64_bit;
   float* output = run.output;
-  int64_t first = offset_at(run, run.begin);
-  for (int64_t index = run.begin; index < run.end; ++index, output += run.output_stride) {
-    const Bag bag{first, offset_at(run, index + 1)};
-    if (bag.first < 0 || bag.last < bag.first || bag.last > run.num_values) [[unlikely]] {
+  int64_t first = offset_at(offsets, offsets_are_64_bit, begin);
+  int64_t index = begin;
+  if constexpr (kVectors > 0 && !kTail) {
+    // One lookup per bag: no offsets to read, no loop, no sum to keep. The loop below then has nothing left to do.
+    const int64_t end_of_singles = all_single(run, pooling.ahead.own) ? end : begin;
+    for (; index < end_of_singles; ++index, ++first, output += output_stride) {
+      if (pool_bag({first, first + 1}, output) >= 0) [[unlikely]]
+        return {FaultKind::kId, index, first};
+    }
+  }
+  for (; index < end; ++index, output += output_stride) {
+    const Bag bag{first, offset_at(offsets, offsets_are_64_bit, index + 1)};
+    if (bag.first < 0 || bag.last < bag.first || bag.last > num_values) [[unlikely]] {
       return {FaultKind::kOffsets, index, bag.last};
     }
-    int64_t bad;
-    if constexpr (kVectors == 0) {
-      bad = pool_wide<kType, kWeighted, Id>(run, bag, lanes, ahead, output);
-    } else {
-      bad = pool_columns<kType, kWeighted, kVectors, kTail, true, Id>(run, bag, 0, lanes, ahead, output);
-    }
+    const int64_t bad = pool_bag(bag, output);
     if (bad >= 0) [[unlikely]]
       return {FaultKind::kId, index, bad};
     first = bag.last;
   }
-  if (run.stream) stream_fence();
+  if (pooling.stream) stream_fence();
   return {};
 }
 
@@ -117,35 +150,38 @@ LookupFault pooled(const LookupRun& run) {
 }
 
 template <RowType kType>
-HOTROW_INLINE void copy_row(const TableView& table, const std::byte* from, Lanes lanes, float* output) {
-  const RowReader<kType> row(from, table.dim);
+HOTROW_INLINE void copy_row(const std::byte* from, int dim, Lanes lanes, float* output) {
+  const RowReader<kType> row(from, dim);
   int column = 0;
-  for (; column + kLaneCount <= table.dim; column += kLaneCount) store(output + column, row.at(column));
-  if (column < table.dim) store(output + column, row.at(column, lanes), lanes);
+  for (; column + kLaneCount <= dim; column += kLaneCount) store(output + column, row.at(column));
+  if (column < dim) store(output + column, row.at(column, lanes), lanes);
 }
 
 template <RowType kType, typename Id>
 LookupFault gather(const LookupRun& run) {
-  const TableView& table = *run.table;
+  using AnyWidth = Width<kType, 0, false>;
+  const Rows<AnyWidth> rows(*run.table);
   const Id* values = static_cast<const Id*>(run.values);
-  const Lanes lanes = first_lanes(table.dim % kLaneCount == 0 ? kLaneCount : table.dim % kLaneCount);
-  const Ahead<Id, 1> ahead(run);
+  const Lanes lanes = first_lanes(rows.dim % kLaneCount == 0 ? kLaneCount : rows.dim % kLaneCount);
+  const Ahead<Id, AnyWidth> ahead(run);
+  const int64_t end = run.end, output_stride = run.output_stride;
   float* output = run.output;
-  for (int64_t position = run.begin; position < run.end; ++position, output += run.output_stride) {
+  for (int64_t position = run.begin; position < end; ++position, output += output_stride) {
     ahead(position);
     const Id id = values[position];
-    if (!in_table(table, id)) [[unlikely]]
+    if (!rows.has(id)) [[unlikely]]
       return {FaultKind::kId, -1, position};
-    copy_row<kType>(table, row_address(table, id), lanes, output);
+    copy_row<kType>(rows.at(id), rows.dim, lanes, output);
   }
   return {};
 }
 
 template <RowType kType>
 void dequantize(const TableView& table, int64_t begin, int64_t end, float* output) {
-  const Lanes lanes = first_lanes(table.dim % kLaneCount == 0 ? kLaneCount : table.dim % kLaneCount);
-  for (int64_t row = begin; row < end; ++row, output += table.dim) {
-    copy_row<kType>(table, row_address(table, row), lanes, output);
+  const Rows<Width<kType, 0, false>> rows(table);
+  const Lanes lanes = first_lanes(rows.dim % kLaneCount == 0 ? kLaneCount : rows.dim % kLaneCount);
+  for (int64_t row = begin; row < end; ++row, output += rows.dim) {
+    copy_row<kType>(rows.at(row), rows.dim, lanes, output);
   }
 }
 

@@ -55,14 +55,42 @@ struct RowReader<RowType::kInt8> {
 };
 
 template <typename Id>
-HOTROW_INLINE bool in_table(const TableView& table, Id id) {
-  return static_cast<uint64_t>(static_cast<int64_t>(id)) < static_cast<uint64_t>(table.num_rows);
-}
-
-template <typename Id>
 HOTROW_INLINE const std::byte* row_address(const TableView& table, Id id) {
   return table.rows + static_cast<int64_t>(id) * table.row_bytes;
 }
+
+/// What is known of a row's width while compiling: kVectors vectors, the last one partial if kTail; 0: nothing.
+template <RowType kType, int kVectors, bool kTail>
+struct Width {
+  static constexpr bool kExact = kVectors > 0 && !kTail;
+  static constexpr int kDim = kExact ? kVectors * kLaneCount : 0;
+  static constexpr int kRowBytes =
+      kExact ? kDim * RowReader<kType>::kElementBytes + RowReader<kType>::kTrailingBytes : 0;
+};
+
+/// Rows of a table by id, by value so that it stays in registers.
+template <typename W>
+struct Rows {
+  const std::byte* rows;
+  uint64_t num_rows;
+  int64_t row_bytes;
+  int dim;
+
+  HOTROW_INLINE explicit Rows(const TableView& table)
+      : rows(table.rows),
+        num_rows(static_cast<uint64_t>(table.num_rows)),
+        row_bytes(W::kRowBytes > 0 ? W::kRowBytes : table.row_bytes),
+        dim(W::kDim > 0 ? W::kDim : table.dim) {}
+
+  template <typename Id>
+  HOTROW_INLINE bool has(Id id) const {
+    return static_cast<uint64_t>(static_cast<int64_t>(id)) < num_rows;
+  }
+  template <typename Id>
+  HOTROW_INLINE const std::byte* at(Id id) const {
+    return rows + static_cast<int64_t>(id) * (W::kRowBytes > 0 ? W::kRowBytes : row_bytes);
+  }
+};
 
 }  // namespace
 }  // namespace hotrow
