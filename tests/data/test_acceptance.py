@@ -1,0 +1,29 @@
+"""The acceptance run in small: the same script, end to end through the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "acceptance.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_acceptance_in_small(tmp_path: Path) -> None:
+    options = ["--rows", "100000", "--dim", "8", "--batch-size", "1024", "--auc-margin", "0.15"]
+    run = [sys.executable, str(SCRIPT), *options, "--dir", str(tmp_path / "work")]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=590)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["passed"]
+    assert {check["check"] for check in result["checks"]} >= {
+        "killed in mid-run, after a checkpoint",
+        "resumed: the same losses",
+        "resumed: the same rows, state and position, bit for bit",
+    }
+    assert not (tmp_path / "work").exists()
