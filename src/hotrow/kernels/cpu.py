@@ -29,7 +29,7 @@ _ID_FAULT, _OFFSETS_FAULT = 1, 2
 
 
 def check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], num_dims: int) -> None:
-    """Raise DataError unless ``tensor`` is on the CPU, contiguous, of one of ``dtypes``, with ``num_dims`` dimensions."""
+    """Raise DataError unless ``tensor`` is contiguous, on the CPU, of one of ``dtypes``, ``num_dims`` dimensional."""
     if tensor.dtype not in dtypes:
         raise DataError(f"{name}: dtype {tensor.dtype}; give {' or '.join(map(str, dtypes))}")
     if tensor.dim() != num_dims:
