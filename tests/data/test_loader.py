@@ -264,6 +264,20 @@ def test_loader_is_a_cursor(tmp_path: Path) -> None:
     assert list(old) == []  # a new iterator ends the one before
 
 
+def test_more_shards_than_are_kept_open(tmp_path: Path) -> None:
+    make_dataset(tmp_path, sizes=(3,) * 300, num_multi=1)
+
+    def num_open() -> int:
+        return sum("shard" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    loader = Loader(tmp_path, "train", 50, shuffle_rows=100)
+    seen = []
+    for batch in loader:
+        seen += numbers(batch)
+        assert num_open() <= 130
+    assert sorted(seen) == list(range(900))
+
+
 def test_no_thread_outlives_its_iterator(tmp_path: Path) -> None:
     make_dataset(tmp_path)
 

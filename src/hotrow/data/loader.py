@@ -21,6 +21,7 @@ from hotrow.jagged import Batch
 
 STATE_FORMAT = "hotrow-loader"
 STATE_VERSION = 1
+MAX_OPEN_SHARDS = 128
 
 
 @dataclass(frozen=True)
@@ -263,18 +264,23 @@ def _shuffled(shards: _OpenShards, order: EpochOrder, first: int) -> Generator[B
 
 
 class _OpenShards:
-    """The shards of a split, opened when first asked for and kept open: a checked page is not checked again."""
+    """The shards of a split, opened when asked for, the last MAX_OPEN_SHARDS of them kept open (each holds a file
+    descriptor). A page that was checked is not checked again."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.manifest = dataset.manifest
         self._directory, self._infos = dataset.directory, dataset.manifest.shards(split)
         self._open: dict[int, Shard] = {}
+        self._checked: dict[int, set[int]] = {}
 
     def __call__(self, index: int) -> Shard:
-        shard = self._open.get(index)
+        shard = self._open.pop(index, None)
         if shard is None:
-            shard = Shard(self._directory, self.manifest, self._infos[index])
-            self._open[index] = shard
+            checked = self._checked.setdefault(index, set())
+            shard = Shard(self._directory, self.manifest, self._infos[index], checked_pages=checked)
+            if len(self._open) >= MAX_OPEN_SHARDS:
+                self._open.pop(next(iter(self._open))).close()
+        self._open[index] = shard  # last: the first one is the one that was not used for longest
         return shard
 
 

@@ -253,18 +253,25 @@ class Shard:
     """A shard mapped read-only. Arrays are views of the file: slice them, do not keep them past ``close``.
 
     Opening checks size, header and that the shard belongs to the manifest (columns, orders, vocabularies);
-    ``verify`` reads all of it and checks every column. Raises FormatError naming the file, StorageError.
+    ``verify`` reads all of it and checks every column. checked_pages: pages of samples that ``check_samples`` need not
+    check any more; it adds to them. Raises FormatError naming the file, StorageError.
     """
 
     def __init__(
-        self, directory: str | Path, manifest: DatasetManifest, info: ShardInfo, *, verify: bool = False
+        self,
+        directory: str | Path,
+        manifest: DatasetManifest,
+        info: ShardInfo,
+        *,
+        verify: bool = False,
+        checked_pages: set[int] | None = None,
     ):
         self.path = Path(directory) / info.file
         self.num_samples = info.num_samples
         self._map: mmap.mmap | None = _map_file(self.path, info.num_bytes)
         self._arrays: dict[str, NDArray[Any]] = {}
         self._checked: dict[str, NDArray[np.bool_]] = {}
-        self._checked_samples: set[int] = set()
+        self._checked_samples: set[int] = set() if checked_pages is None else checked_pages
         try:
             header = _read_header(self.path, self._map, info.checksum)
             self._columns = _read_columns(self.path, header, manifest, info)
