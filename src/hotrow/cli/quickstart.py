@@ -12,8 +12,12 @@ from hotrow.cli.train import Json, Set, load_config, run_training, show
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Directory for the prepared data and the runs.")] = Path("quickstart"),
-    rows: Annotated[int, typer.Option(min=1000, help="About how many promotions to use, of 20.9 million.")] = 2_000_000,
+    out: Annotated[Path, typer.Option(help="Directory for the prepared data and the runs.")] = Path(
+        "quickstart"
+    ),
+    rows: Annotated[
+        int, typer.Option(min=1000, help="About how many promotions to use, of 20.9 million.")
+    ] = 2_000_000,
     set_: Set = None,
     json_: Json = False,
 ) -> None:
