@@ -267,15 +267,38 @@ def test_loader_is_a_cursor(tmp_path: Path) -> None:
 def test_more_shards_than_are_kept_open(tmp_path: Path) -> None:
     make_dataset(tmp_path, sizes=(3,) * 300, num_multi=1)
 
-    def num_open() -> int:
-        return sum("shard" in line for line in Path("/proc/self/maps").read_text().splitlines())
-
     loader = Loader(tmp_path, "train", 50, shuffle_rows=100)
     seen = []
     for batch in loader:
         seen += numbers(batch)
-        assert num_open() <= 130
+        assert num_open_shards() <= 130
     assert sorted(seen) == list(range(900))
+
+
+def num_open_shards() -> int:
+    return sum("shard" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_resume_reads_no_more_than_the_buffer(tmp_path: Path) -> None:
+    make_dataset(tmp_path, sizes=(3,) * 100)
+    loader = Loader(tmp_path, "train", 10, shuffle_rows=30, num_prefetch=1)
+    batches = [numbers(batch) for batch in loader]
+    state = {**loader.state_dict(), "epoch": 0, "batch": 25}
+    loader.close()
+    del loader
+    before = num_open_shards()
+    resumed = Loader(tmp_path, "train", 10, shuffle_rows=30, num_prefetch=1)
+    resumed.load_state_dict(state)
+    assert numbers(next(iter(resumed))) == batches[25]
+    assert num_open_shards() - before < 25  # of 100: a block is 10 or 11 shards, and half of the next
+
+
+def test_state_is_the_same_on_every_rank(tmp_path: Path) -> None:
+    make_dataset(tmp_path)
+    loaders = [Loader(tmp_path, "train", 100, rank=rank, world_size=2) for rank in (0, 1)]
+    for loader in loaders:
+        next(iter(loader))
+    assert loaders[0].state_dict() == loaders[1].state_dict()
 
 
 def test_no_thread_outlives_its_iterator(tmp_path: Path) -> None:
