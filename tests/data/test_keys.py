@@ -15,8 +15,8 @@ from hotrow.data import Vocabulary
 from hotrow.data.chunks import Chunk, ChunkWriter, Journal
 from hotrow.data.counting import KeyCounter
 from hotrow.data.keys import MISSING, KeyColumn, cross_keys, hash_texts, key_column, mix, parse_hex
-from hotrow.data.vocabulary import KeyIndex, check_texts, ordered
-from hotrow.errors import DataError, FormatError
+from hotrow.data.vocabulary import KeyIndex, check_texts, gather_texts, ordered
+from hotrow.errors import ConfigError, DataError, FormatError
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -225,3 +225,11 @@ def test_journal_drops_a_torn_line_and_refuses_a_broken_one(tmp_path: Path) -> N
     (tmp_path / "journal").write_bytes(b"nonsense\n")
     with pytest.raises(FormatError, match="line 1 is not JSON"):
         Journal(tmp_path / "journal")
+
+
+def test_texts_that_do_not_fit_are_refused_with_the_numbers() -> None:
+    keys = np.array([1, 2], np.int64)
+    with pytest.raises(
+        ConfigError, match=r"feature 'f': the texts of 0 of 2 values need \d+ bytes, 100 are free"
+    ):
+        gather_texts(keys, [(keys, pa.array(["x" * 40, "y" * 40]))], 100, "feature 'f'")

@@ -135,7 +135,7 @@ class VocabularyBuilder:
         if num_values * ENTRY_BYTES > self._memory_bytes:
             raise ConfigError(
                 f"feature {task.name!r}: more than {num_values} values need {num_values * ENTRY_BYTES} bytes, "
-                f"{self._memory_bytes} are free for it; raise --memory or min_count, or set hash_rows"
+                f"{self._memory_bytes} are free for it; raise --memory or min_count, lower --threads, or set hash_rows"
             )
 
     def _training_values(self, task: FeatureTask) -> Iterator[tuple[KeyColumn, NDArray[np.int64]]]:
@@ -158,7 +158,8 @@ class VocabularyBuilder:
                 column = chunk.keys(task.name, with_texts=True)
                 yield column.keys, column.texts
 
-        texts = gather_texts(keys, dictionaries())
+        room = self._memory_bytes - len(keys) * ENTRY_BYTES
+        texts = gather_texts(keys, dictionaries(), room, f"feature {task.name!r}")
         check_texts(keys, texts, dictionaries(), f"feature {task.name!r}")
         return texts
 

@@ -21,14 +21,26 @@ from hotrow.data.splits import Splitter
 from hotrow.errors import DataError
 
 _MAX_CHUNK_ROWS = 1 << 19
-_MIN_CHUNK_ROWS = 1 << 12
+_MIN_CHUNK_ROWS = 1 << 10
+_COLUMN_BYTES = 48
+_COPIES = 6
 
 
-def chunk_rows(schema: TableSchema, memory_bytes: int) -> int:
-    """Samples per chunk: three chunks in work at a time take about a third of the memory."""
+def chunk_rows(source: Source, position: Mapping[str, Any] | None, memory_bytes: int) -> int:
+    """Samples per chunk: three chunks in work at a time take about a third of the memory.
+
+    How many values the multi-valued columns hold is seen from the next samples of the source.
+    """
+    schema = source.schema
     num_columns = len(schema.sparse) + len(schema.cross) + len(schema.dense) + len(schema.label) + 2
-    rows = memory_bytes // (9 * 48 * num_columns)
-    return int(min(max(rows, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS))
+    row_bytes = float(_COLUMN_BYTES * num_columns)
+    if any(column.multi_valued for column in schema.sparse):
+        batches = source.batches(position, _MIN_CHUNK_ROWS)
+        first = next(iter(batches), None)
+        if first is not None and first.data.num_rows:
+            row_bytes += _COPIES * first.data.nbytes / first.data.num_rows
+    rows = int(memory_bytes / (9 * row_bytes))
+    return min(max(rows, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS)
 
 
 class Parser:
@@ -49,7 +61,7 @@ class Parser:
         last: dict[str, Any] = done[-1] if done else {"position": None, "next_row": 0, "num_skipped": 0}
         position: Mapping[str, Any] | None = last["position"]
         next_row, num_skipped = int(last["next_row"]), int(last["num_skipped"])
-        rows = chunk_rows(self._schema, self._options.memory_bytes)
+        rows = chunk_rows(self._source, position, self._options.memory_bytes)
         pending: Future[dict[str, Any]] | None = None
         with ThreadPoolExecutor(1) as pool:
             for number, batch in enumerate(self._source.batches(position, rows), len(done)):

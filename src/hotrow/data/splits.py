@@ -54,8 +54,12 @@ class Splitter:
 
     def codes_by_order(self, first_row: int, num_rows: int, total: int) -> Codes:
         """Codes of samples ``[first_row, first_row + num_rows)`` of ``total``."""
-        bounds = np.round(np.cumsum(self._fractions) * total)
-        return self._code_by_bounds(np.arange(first_row, first_row + num_rows, dtype=np.float64), bounds)
+        codes = np.full(num_rows, LEFT_OUT, np.uint8)
+        begin = 0
+        for code, bound in enumerate(np.round(np.cumsum(self._fractions) * total).astype(np.int64).tolist()):
+            codes[max(begin - first_row, 0) : max(bound - first_row, 0)] = code
+            begin = bound
+        return codes
 
     def _code_by_bounds(self, values: NDArray[Any], bounds: NDArray[Any]) -> Codes:
         codes = np.searchsorted(bounds, values, side="right").astype(np.uint8)

@@ -23,9 +23,10 @@ from hotrow.data.counting import Counts
 from hotrow.data.keys import MISSING, Keys, key_column, mix
 from hotrow.data.source import ValueType
 from hotrow.document import write_atomically
-from hotrow.errors import DataError, FormatError, StorageError
+from hotrow.errors import ConfigError, DataError, FormatError, StorageError
 
 FORMAT_VERSION = 1
+_TEXT_COPIES = 3
 ENTRY_BYTES = 64
 """Memory that building or looking up a vocabulary takes per value, texts apart."""
 
@@ -273,14 +274,26 @@ def bucket_of(keys: Keys, num_buckets: int) -> NDArray[np.int64]:
     return buckets
 
 
-def gather_texts(vocabulary_keys: Keys, dictionaries: Iterable[tuple[Keys, pa.Array]]) -> pa.Array:
-    """The text of every one of ascending ``vocabulary_keys``, found in ``(keys, texts)`` pairs."""
+def gather_texts(
+    vocabulary_keys: Keys, dictionaries: Iterable[tuple[Keys, pa.Array]], room_bytes: int, where: str
+) -> pa.Array:
+    """The text of every one of ascending ``vocabulary_keys``, found in ``(keys, texts)`` pairs.
+
+    Raises ConfigError if the texts need more than ``room_bytes``.
+    """
+    num_bytes = 0
     found = np.zeros(len(vocabulary_keys), bool)
     pieces, positions = [], []
     for keys, texts in dictionaries:
         at, known = _positions(vocabulary_keys, keys)
         new = known[~found[at[known]]]
         pieces.append(texts.take(pa.array(new)))
+        num_bytes += _TEXT_COPIES * pieces[-1].nbytes
+        if num_bytes > room_bytes:
+            raise ConfigError(
+                f"{where}: the texts of {int(found.sum())} of {len(found)} values need {num_bytes} bytes, "
+                f"{room_bytes} are free for them; raise --memory or min_count, lower --threads, or set hash_rows"
+            )
         positions.append(at[new])
         found[at[new]] = True
     assert found.all(), "a counted text is in no dictionary"
