@@ -221,6 +221,22 @@ def test_operator_keeps_its_promises():
         )
 
 
+def test_backward_operator_keeps_its_promises():
+    collection = EmbeddingBagCollection(example_tables(), optimizer=optim.SGD(lr=0.0))
+    (features, _), *_ = batches(1)
+    clock = torch.zeros((), dtype=torch.int64)
+    anchor, grad = torch.empty(0), torch.rand(16, 37)
+    inputs = (features.values(), features.offsets(), torch.rand(features.values().shape[0]), grad)
+    handle = register_target(collection._store)
+    for needs_weights_grad in (False, True):
+        torch.library.opcheck(
+            torch.ops.hotrow.pooled_backward.default,
+            (anchor, clock, *inputs, handle, [], 4, True, needs_weights_grad),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+    assert collection.step > 0
+
+
 def test_a_collection_that_is_gone_is_named():
     with pytest.raises(ValueError, match="collection 123456 no longer exists"):
         pooled_lookup_op(
