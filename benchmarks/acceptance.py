@@ -11,7 +11,7 @@ Everything is done through the ``hotrow`` command, watched from outside. The ste
     python benchmarks/acceptance.py                     the real size: about 20 M lines, 34 M rows of 64, 40 GB of disk
     python benchmarks/acceptance.py --rows 200000 --dim 16    a small one, in a minute or two
 
-Prints the result as JSON, writes it with ``--result``; exits 1 if a check fails.
+Prints the result as JSON; ``--result DIR`` writes it there as JSON and Markdown, dated. Exits 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -271,6 +271,49 @@ def evaluate(case: Case) -> None:
     )
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """The result for a reader."""
+    machine = result["machine"]
+    rows = [
+        f"| {c['check']} | {'yes' if c['passed'] else '**no**'} | {_numbers(c)} |" for c in result["checks"]
+    ]
+    facts = [f"| {step} | {_numbers(values)} |" for step, values in result["steps"].items()]
+    return "\n".join(
+        [
+            f"# Acceptance: {result['num_rows']:,} lines, dim {result['dim']}",
+            "",
+            f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, load "
+            f"{machine['load_average']}; {result['seconds'] / 60:.1f} minutes in all. Made by `make acceptance`.",
+            "",
+            "| check | met | numbers |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "| step | numbers |",
+            "|---|---|",
+            *facts,
+            "",
+        ]
+    )
+
+
+def _numbers(values: dict[str, Any]) -> str:
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            parts.append(f"{name}: ({_numbers(value)})")
+        elif name not in ("check", "passed"):
+            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def write_result(result: dict[str, Any], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / f"{result['machine']['date'][:10]}-acceptance"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    stem.with_suffix(".md").write_text(markdown(result))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="The large case, from log to evaluation.")
     parser.add_argument("--rows", type=int, default=20_000_000, help="lines of the log")
@@ -281,7 +324,7 @@ def main() -> int:
         "--auc-margin", type=float, default=0.02, help="largest distance from the best possible AUC"
     )
     parser.add_argument("--dir", type=Path, default=Path("acceptance"), help="working directory; emptied")
-    parser.add_argument("--result", type=Path, help="also write the result here")
+    parser.add_argument("--result", type=Path, help="directory that gets the dated result")
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
     options = parser.parse_args()
     directory = options.dir.absolute()
@@ -305,7 +348,7 @@ def main() -> int:
     text = json.dumps(result, indent=2)
     print(text)
     if options.result:
-        options.result.write_text(text + "\n")
+        write_result(result, options.result)
     if not options.keep:
         shutil.rmtree(directory)
     return 0 if result["passed"] else 1
