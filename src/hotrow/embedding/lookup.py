@@ -31,31 +31,30 @@ class Jagged(NamedTuple):
     positions: Tensor | None
 
 
+def as_given(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Jagged:
+    """An input whose keys are the features, in order, with the dtypes and strides that kernels read."""
+    if offsets.dtype not in (values.dtype, torch.int64):
+        offsets = offsets.long()
+    if weights is not None:
+        weights = weights.float().contiguous()
+    return Jagged(values.contiguous(), offsets.contiguous(), weights, None)
+
+
 def select_features(
     values: Tensor,
     offsets: Tensor,
     weights: Tensor | None,
     selection: Sequence[int],
     keys: Sequence[str],
-    *,
-    check: bool = False,
 ) -> Jagged:
-    """Pick and reorder keys: ``selection[f]`` is the key of feature f; empty if the keys are the features in order.
+    """Pick and reorder keys: ``selection[f]`` is the key of feature f.
 
-    With ``check``, or if keys must be picked, raises DataError naming feature and sample if offsets do not add up;
-    otherwise that is left to the kernel.
+    Raises DataError naming feature and sample if offsets do not add up (``as_given`` leaves that to the kernel).
     """
-    if offsets.dtype not in (values.dtype, torch.int64):
-        offsets = offsets.long()
-    values, offsets = values.contiguous(), offsets.contiguous()
-    if weights is not None:
-        weights = weights.float().contiguous()
+    values, offsets, weights, _ = as_given(values, offsets, weights)
     num_keys = len(keys)
     stride = (offsets.shape[0] - 1) // num_keys
-    if check or selection:
-        KeyedJaggedTensor(keys, values, offsets=offsets, stride=stride).check()
-    if not selection:
-        return Jagged(values, offsets, weights, None)
+    KeyedJaggedTensor(keys, values, offsets=offsets, stride=stride).check()
     bounds = offsets[::stride].tolist() if stride else [0] * (num_keys + 1)
     lengths = offsets.diff().view(num_keys, stride)[list(selection)].flatten()
     picked = torch.cat([values[bounds[key] : bounds[key + 1]] for key in selection])
@@ -80,29 +79,22 @@ class FusedPooled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        anchor: Tensor,
-        values: Tensor,
-        offsets: Tensor,
-        weights: Tensor | None,
-        store: TableStore,
-        selection: Sequence[int],
-        num_keys: int,
+        ctx: Any, anchor: Tensor, weights: Tensor | None, jagged: Jagged, store: TableStore
     ) -> Tensor:
-        ctx.store, ctx.selection, ctx.num_keys = store, selection, num_keys
-        ctx.save_for_backward(values, offsets, weights)
-        return store.lookup(values, offsets, weights, selection, num_keys)
+        ctx.store = store
+        ctx.save_for_backward(jagged.values, jagged.offsets, weights)
+        return store.pool(jagged.values, jagged.offsets, weights)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         refuse_double_backward()
         values, offsets, weights = ctx.saved_tensors
         weights_grad = None
-        if weights is not None and ctx.needs_input_grad[3]:
-            weights_grad = ctx.store.weights_grad(values, offsets, grad, ctx.selection, ctx.num_keys)
+        if weights is not None and ctx.needs_input_grad[1]:
+            weights_grad = ctx.store.pooled_weights_grad(values, offsets, grad)
         if ctx.needs_input_grad[0]:
-            ctx.store.update(values, offsets, weights, grad, ctx.selection, ctx.num_keys)
-        return None, None, None, weights_grad, None, None, None
+            ctx.store.update_pooled(values, offsets, weights, grad)
+        return None, weights_grad, None, None
 
 
 class FusedGather(torch.autograd.Function):

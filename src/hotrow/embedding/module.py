@@ -256,9 +256,8 @@ class TableModule(nn.Module):
         if not self._is_fused:
             sparse: Tensor = self._sparse_lookup(values, offsets, weights, selection, num_keys)
             return sparse
-        if weights is not None:
-            weights = weights.float()
         if torch.compiler.is_compiling():
+            weights = None if weights is None else weights.float()
             pooled: Tensor = pooled_lookup_op(
                 self._anchor,
                 self._clock,
@@ -271,9 +270,8 @@ class TableModule(nn.Module):
                 self._output_width,
             )
             return pooled
-        found: Tensor = FusedPooled.apply(  # type: ignore[no-untyped-call]
-            self._anchor, values, offsets, weights, self._store, selection, num_keys
-        )
+        jagged = self._store.select(values, offsets, weights, selection, num_keys)
+        found: Tensor = FusedPooled.apply(self._anchor, jagged.weights, jagged, self._store)  # type: ignore[no-untyped-call]
         return found
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse gradients cannot be traced

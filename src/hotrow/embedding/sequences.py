@@ -53,9 +53,10 @@ class EmbeddingCollection(Collection):
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         self._check_ids(features.values())
         keys = features.keys()
-        jagged = self._store.select(
-            features.values(), features.offsets(), None, self._select(keys), len(keys), check=True
-        )
+        selection = self._select(keys) or range(
+            len(keys)
+        )  # even in order: offsets are read here, so check them
+        jagged = self._store.select(features.values(), features.offsets(), None, selection, len(keys))
         stride = features.stride()
         bounds = jagged.offsets[::stride].tolist() if stride else [0] * (len(self._input_keys) + 1)
         splits = [b - a for a, b in zip(bounds, bounds[1:])]

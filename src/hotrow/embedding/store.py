@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hotrow import kernels
 from hotrow.core import DataType, EmbeddingConfig
-from hotrow.embedding.lookup import Jagged, select_features
+from hotrow.embedding.lookup import Jagged, as_given, select_features
 from hotrow.embedding.tables import check_trainable, features_of, make_rows, make_state, table_spec
 from hotrow.errors import ConfigError
 from hotrow.kernels import TableGroup
@@ -70,36 +70,45 @@ class TableStore:
             )
         self.optimizer = replace(self.optimizer, lr=float(lr))
 
-    def _keys(self, selection: Sequence[int], num_keys: int) -> list[str]:
-        """Names of the input's keys for error messages, as far as they are known here."""
-        names = dict(zip(selection or range(num_keys), self.input_keys))
-        return [names.get(key, f"key {key} of the input") for key in range(num_keys)]
-
     def select(
-        self,
-        values: Tensor,
-        offsets: Tensor,
-        weights: Tensor | None,
-        selection: Sequence[int],
-        num_keys: int,
-        *,
-        check: bool = False,
+        self, values: Tensor, offsets: Tensor, weights: Tensor | None, selection: Sequence[int], num_keys: int
     ) -> Jagged:
-        """The input in this store's feature order: see ``select_features``."""
-        return select_features(
-            values, offsets, weights, selection, self._keys(selection, num_keys), check=check
-        )
+        """The input in this store's feature order. ``selection``: key of each feature, empty if it is in order."""
+        if not selection:
+            return as_given(values, offsets, weights)
+        names = dict(zip(selection, self.input_keys))  # those that are known here, for messages
+        keys = [names.get(key, f"key {key} of the input") for key in range(num_keys)]
+        return select_features(values, offsets, weights, selection, keys)
+
+    def pool(self, values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """Pooled rows, fp32 ``[B, W]``. Raises IdOutOfRange or DataError naming feature, sample position and value."""
+        return kernels.pooled_lookup(self.group, values, offsets, weights)
 
     def lookup(
         self, values: Tensor, offsets: Tensor, weights: Tensor | None, selection: Sequence[int], num_keys: int
     ) -> Tensor:
-        """Pooled rows, fp32 ``[B, W]``. Raises IdOutOfRange or DataError naming feature, sample position and value."""
-        jagged = self.select(values, offsets, weights, selection, num_keys)
-        return kernels.pooled_lookup(self.group, jagged.values, jagged.offsets, jagged.weights)
+        """As ``pool``, for an input that may have its keys in another order: what the operator calls."""
+        return self.pool(*self.select(values, offsets, weights, selection, num_keys)[:3])
 
     def gather(self, values: Tensor, splits: Sequence[int]) -> list[Tensor]:
         """Rows of each feature, ``[N_f, D_f]``."""
         return kernels.gather(self.group, values, splits)
+
+    def update_pooled(self, values: Tensor, offsets: Tensor, weights: Tensor | None, grad: Tensor) -> None:
+        """Apply the optimizer once to each row of a lookup. ``grad``: fp32 ``[B, W]``."""
+        optimizer = self._trainable()
+        kernels.fused_update(
+            self.group,
+            values,
+            offsets,
+            weights,
+            grad if grad.stride(1) == 1 else grad.contiguous(),
+            optimizer,
+            lr=optimizer.lr,
+            step=self.step + 1,
+            seed=self.seed,
+        )
+        self.step += 1
 
     def update(
         self,
@@ -110,21 +119,8 @@ class TableStore:
         selection: Sequence[int],
         num_keys: int,
     ) -> None:
-        """Apply the optimizer once to each row of a lookup. ``grad``: fp32 ``[B, W]``."""
-        optimizer = self._trainable()
-        jagged = self.select(values, offsets, weights, selection, num_keys)
-        kernels.fused_update(
-            self.group,
-            jagged.values,
-            jagged.offsets,
-            jagged.weights,
-            grad.contiguous(),
-            optimizer,
-            lr=optimizer.lr,
-            step=self.step + 1,
-            seed=self.seed,
-        )
-        self.step += 1
+        """As ``update_pooled``, for an input that may have its keys in another order."""
+        self.update_pooled(*self.select(values, offsets, weights, selection, num_keys)[:3], grad)
 
     def update_unpooled(self, values: Tensor, splits: Sequence[int], grads: Sequence[Tensor]) -> None:
         """As ``update``, for a gather."""
@@ -141,13 +137,17 @@ class TableStore:
         )
         self.step += 1
 
+    def pooled_weights_grad(self, values: Tensor, offsets: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of each weight, fp32 ``[N]``, from the rows as they are now."""
+        return kernels.weights_grad(self.group, values, offsets, grad.contiguous())
+
     def weights_grad(
         self, values: Tensor, offsets: Tensor, grad: Tensor, selection: Sequence[int], num_keys: int
     ) -> Tensor:
-        """Gradient of each weight of the input, ``[N]``, from the rows as they are now."""
-        ones = values.new_ones(values.shape[0], dtype=grad.dtype)
+        """As ``pooled_weights_grad``, for an input that may have its keys in another order."""
+        ones = grad.new_ones(values.shape[0])
         jagged = self.select(values, offsets, ones, selection, num_keys)
-        found = kernels.weights_grad(self.group, jagged.values, jagged.offsets, grad.contiguous())
+        found = self.pooled_weights_grad(jagged.values, jagged.offsets, grad)
         if jagged.positions is None:
             return found
         return grad.new_zeros(values.shape[0]).index_add_(0, jagged.positions, found)
