@@ -130,12 +130,19 @@ class Bags:
 
 
 class Block:
-    """Samples of several spans in memory. ``fill`` is a generator so that the caller can spread the work."""
+    """Samples of several spans in memory. ``fill`` is a generator so that the caller can spread the work.
 
-    def __init__(self, layout: Layout, spans: Sequence[Span], open_shard: OpenShard) -> None:
+    room: records of a block that is not needed any more; new memory would cost a page fault every 4 KiB.
+    """
+
+    def __init__(
+        self, layout: Layout, spans: Sequence[Span], open_shard: OpenShard, room: Words | None = None
+    ) -> None:
         self._layout, self._spans, self._open = layout, spans, open_shard
         self.num_samples = sum(span.num_samples for span in spans)
-        self.records = np.empty((self.num_samples, layout.num_words), np.int32)
+        if room is None or len(room) < self.num_samples:
+            room = np.empty((self.num_samples, layout.num_words), np.int32)
+        self.records = room[: self.num_samples]
         self.bags: dict[str, Bags] = {}
 
     def fill(self) -> Iterator[int]:

@@ -244,9 +244,10 @@ def _shuffled(shards: _OpenShards, order: EpochOrder, first: int) -> Generator[B
     layout = Layout(shards.manifest)
     batch_size, block_samples = order.options.batch_size, order.options.block_samples
     per_block = block_samples // batch_size
+    room = None
     block = Block(layout, order.spans(*order.block_range(first // per_block)), shards).filled()
     for index in range(first // per_block, -(-order.num_batches // per_block)):
-        following = Block(layout, order.spans(*order.block_range(index + 1)), shards)
+        following = Block(layout, order.spans(*order.block_range(index + 1)), shards, room)
         filling = following.fill()
         permutation = order.permutation(index)
         begin = max(first, index * per_block)
@@ -260,7 +261,7 @@ def _shuffled(shards: _OpenShards, order: EpochOrder, first: int) -> Generator[B
                 num_filled = next(filling)
         for _ in filling:  # nothing is left but to end it
             pass
-        block = following
+        room, block = block.records, following
 
 
 class _OpenShards:
