@@ -346,6 +346,9 @@ def test_source_from_toml(tmp_path: Path) -> None:
     [
         ({"num_samples": 0}, "num_samples=0"),
         ({"correlation": 1.5}, "correlation=1.5"),
+        ({"num_dense": -1}, "num_dense=-1"),
+        ({"signal_rows": 0}, "signal_rows=0"),
+        ({"logit_std": float("nan")}, "logit_std=nan"),
         ({"order": "random"}, "'heat' or 'scrambled'"),
         ({"base_rate": 1.0}, "base_rate=1.0"),
         ({"dense_kind": "x"}, "dense_kind 'x'"),

@@ -136,10 +136,10 @@ class SyntheticSpec:
     def __post_init__(self) -> None:
         names = [f.name for f in self.features]
         _check(len(set(names)) == len(names), f"feature names {names} have a name twice; give each once")
-        _check(self.num_samples >= 1, f"num_samples={self.num_samples} must be >= 1")
-        _check(self.chunk_samples >= 1, f"chunk_samples={self.chunk_samples} must be >= 1")
-        _check(self.num_labels >= 1, f"num_labels={self.num_labels} must be >= 1")
-        _check(self.num_clusters >= 1, f"num_clusters={self.num_clusters} must be >= 1")
+        for name in ("num_samples", "chunk_samples", "num_labels", "num_clusters", "signal_rows"):
+            _check(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be >= 1")
+        _check(self.num_dense >= 0, f"num_dense={self.num_dense} must be >= 0")
+        _check(0.0 <= self.logit_std < 100.0, f"logit_std={self.logit_std} is not in [0, 100)")
         _check(self.order in ("heat", "scrambled"), f"order {self.order!r} is not 'heat' or 'scrambled'")
         _check(
             self.dense_kind in ("normal", "counts"),
