@@ -316,6 +316,7 @@ class TableModule(nn.Module):
                 raise ConfigError(
                     f"table {table.name!r}: rows cannot be shared between processes in this version"
                 )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
