@@ -1,22 +1,29 @@
 // The few things the C++ tests share.
 #pragma once
 
+#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 
-/// Ends the test with the place and the condition that does not hold.
-#define CHECK(condition, ...)                                              \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s; ", __FILE__, __LINE__, #condition); \
-      std::fprintf(stderr, "" __VA_ARGS__);                                \
-      std::fprintf(stderr, "\n");                                          \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
+/// Ends the test with the place and the condition that does not hold; a printf format and its values may follow.
+#define CHECK(condition, ...) \
+  ((condition) ? void() : ::hotrow::test::fail(__FILE__, __LINE__, #condition __VA_OPT__(, ) __VA_ARGS__))
 
 namespace hotrow::test {
+
+[[noreturn, gnu::format(printf, 4, 5)]] inline void fail(const char* file, int line, const char* condition,
+                                                         const char* format = nullptr, ...) {
+  std::fprintf(stderr, "%s:%d: %s ", file, line, condition);
+  if (format != nullptr) {
+    va_list values;
+    va_start(values, format);
+    std::vfprintf(stderr, format, values);
+    va_end(values);
+  }
+  std::fputc('\n', stderr);
+  std::exit(1);
+}
 
 /// The same numbers on every machine (splitmix64).
 class Random {
