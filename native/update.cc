@@ -196,7 +196,8 @@ LookupError fused_update(UpdateGroup& group, const LookupInput& input, const flo
     feature.mean = spec.mean;
     feature.first_bag = f * call.num_bags;
     feature.first = static_cast<size_t>(offset_at(input, static_cast<int64_t>(feature.first_bag)));
-    feature.count = static_cast<size_t>(offset_at(input, static_cast<int64_t>(feature.first_bag + call.num_bags))) - feature.first;
+    feature.count =
+        static_cast<size_t>(offset_at(input, static_cast<int64_t>(feature.first_bag + call.num_bags))) - feature.first;
     feature.grad = grad + spec.column;
     feature.grad_stride = static_cast<size_t>(grad_stride);
     call.features.push_back(feature);

@@ -65,12 +65,8 @@ LookupInput make_input(uintptr_t values, bool values_are_64_bit, int64_t num_val
 UpdateStep make_step(int rule, const std::vector<double>& constants, uint64_t seed, uint64_t step) {
   UpdateStep made;
   made.rule = static_cast<Rule>(rule);
-  float* fields[] = {&made.constants.lr,
-                     &made.constants.weight_decay,
-                     &made.constants.max_grad_norm,
-                     &made.constants.eps,
-                     &made.constants.one_minus_beta1,
-                     &made.constants.one_minus_beta2,
+  float* fields[] = {&made.constants.lr,       &made.constants.weight_decay,    &made.constants.max_grad_norm,
+                     &made.constants.eps,      &made.constants.one_minus_beta1, &made.constants.one_minus_beta2,
                      &made.constants.step_size};
   size_t i = 0;
   for (float* field : fields) *field = static_cast<float>(constants.at(i++));
@@ -97,16 +93,15 @@ Error bound_fused_update(UpdateGroup& group, uintptr_t values, bool values_are_6
 Error bound_fused_update_unpooled(UpdateGroup& group, uintptr_t values, bool values_are_64_bit,
                                   const std::vector<int64_t>& splits, const std::vector<uintptr_t>& grads,
                                   const std::vector<int64_t>& grad_strides, int rule,
-                                  const std::vector<double>& constants, uint64_t seed, uint64_t step,
-                                  int num_threads) {
+                                  const std::vector<double>& constants, uint64_t seed, uint64_t step, int num_threads) {
   LookupError error;
   {
     const nb::gil_scoped_release release;
     const LookupInput input = make_input(values, values_are_64_bit, splits.back(), 0, false, 0, 0);
     std::vector<const float*> pointers;
     for (const uintptr_t grad : grads) pointers.push_back(pointer<const float>(grad));
-    error = fused_update_unpooled(group, input, splits, pointers, grad_strides,
-                                  make_step(rule, constants, seed, step), num_threads);
+    error = fused_update_unpooled(group, input, splits, pointers, grad_strides, make_step(rule, constants, seed, step),
+                                  num_threads);
   }
   return to_python(error);
 }
@@ -119,8 +114,7 @@ Error bound_weights_grad(const LookupGroup& group, uintptr_t values, bool values
     const nb::gil_scoped_release release;
     const LookupInput input =
         make_input(values, values_are_64_bit, num_values, offsets, offsets_are_64_bit, 0, batch_size);
-    error =
-        weights_grad(group, input, pointer<const float>(grad), grad_stride, pointer<float>(output), num_threads);
+    error = weights_grad(group, input, pointer<const float>(grad), grad_stride, pointer<float>(output), num_threads);
   }
   return to_python(error);
 }

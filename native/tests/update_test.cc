@@ -31,8 +31,7 @@ void test_grouping(size_t n, uint32_t max_slot) {
   }
   std::vector<Occurrence> expected = occurrences;
   std::sort(expected.begin(), expected.end());  // sources rise, so this is the stable order
-  const Groups groups =
-      group_by_slot({occurrences.data(), spare.data(), runs.data(), counters.data()}, n, max_slot);
+  const Groups groups = group_by_slot({occurrences.data(), spare.data(), runs.data(), counters.data()}, n, max_slot);
   CHECK(std::equal(expected.begin(), expected.end(), groups.sorted));
   CHECK(groups.runs[groups.num_runs].begin == n);
   for (size_t r = 0; r < groups.num_runs; ++r) {
@@ -166,7 +165,8 @@ std::vector<double> moved(const Fixture& f, size_t table, size_t slot, std::vect
   std::vector<double> result(dim);
   for (size_t i = 0; i < dim; ++i) {
     double step = double{c.lr} * g[i];
-    const double s0 = f.rule == Rule::kSgd ? 0 : f.state0[table][f.rule == Rule::kRowWiseAdagrad ? slot : slot * dim + i];
+    const double s0 =
+        f.rule == Rule::kSgd ? 0 : f.state0[table][f.rule == Rule::kRowWiseAdagrad ? slot : slot * dim + i];
     if (f.rule == Rule::kRowWiseAdagrad) step /= std::sqrt(s0 + mean_square) + c.eps;
     if (f.rule == Rule::kAdagrad) step /= std::sqrt(s0 + g[i] * g[i]) + c.eps;
     if (f.rule == Rule::kAdam) {
@@ -194,8 +194,8 @@ void test_against_double(Rule rule, int32_t dim, bool weighted, bool mean) {
           CHECK(found == old, "row %zu was not looked up", slot);
         } else {
           const double expected = moved(before, t, slot, sum->second)[i];
-          CHECK(std::fabs(found - expected) < 2e-6 * (1 + std::fabs(expected)), "rule %d row %zu column %zu: %g, not %g",
-                static_cast<int>(rule), slot, i, double{found}, expected);
+          CHECK(std::fabs(found - expected) < 2e-6 * (1 + std::fabs(expected)),
+                "rule %d row %zu column %zu: %g, not %g", static_cast<int>(rule), slot, i, double{found}, expected);
         }
       }
     }
