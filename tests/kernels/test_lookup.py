@@ -158,7 +158,7 @@ def test_prefetch_changes_nothing(prefetch: Prefetch) -> None:
 @pytest.mark.parametrize("width", [16, 20])
 def test_outputs_beyond_the_caches(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large outputs are written past the caches; a strided one may not be aligned for that."""
-    monkeypatch.setattr(kernels.cpu, "STREAM_MIN_BYTES", 0)
+    monkeypatch.setattr(kernels.cpu, "stream_min_bytes", lambda: 0)
     generator = torch.Generator().manual_seed(5)
     group = make_group(DataType.FP32, [width, 32], generator)
     values, offsets, _ = make_ids([2, 1, 0, 4] * 20, 3, generator)

@@ -11,14 +11,12 @@ from torch import Tensor
 from hotrow.core import DataType, PoolingType
 from hotrow.errors import ConfigError, DataError, IdOutOfRange
 from hotrow.kernels.native import get_num_threads, load_native
-from hotrow.kernels.prefetch import Prefetch, choose_prefetch, core_cache_bytes
+from hotrow.kernels.prefetch import Prefetch, choose_prefetch, core_cache_bytes, stream_min_bytes
 from hotrow.kernels.spec import TableGroup
 
 PrefetchChoice = Prefetch | Sequence[Prefetch] | None
 
 INT8_TAIL_BYTES = 8
-STREAM_MIN_BYTES = 1 << 62
-"""Pooled outputs of at least this many bytes are written past the caches."""
 
 _ROW_TYPES = {
     DataType.FP32: (0, torch.float32),
@@ -137,7 +135,7 @@ def pooled_lookup(
         batch_size,
         out.data_ptr(),
         out.stride(0),
-        STREAM_MIN_BYTES,
+        stream_min_bytes(),
         get_num_threads(),
     )
     if error is not None:
