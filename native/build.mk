@@ -21,7 +21,7 @@ native-test:
 # The same under AddressSanitizer and UndefinedBehaviorSanitizer.
 .PHONY: sanitize
 sanitize:
-	$(CMAKE) -S native -B $(NATIVE_BUILD)/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DHOTROW_SANITIZE=ON
+	$(CMAKE) -S native -B $(NATIVE_BUILD)/sanitize -DCMAKE_BUILD_TYPE=Debug -DHOTROW_SANITIZE=ON
 	$(CMAKE) --build $(NATIVE_BUILD)/sanitize -j $(NATIVE_JOBS)
 	ctest --test-dir $(NATIVE_BUILD)/sanitize --output-on-failure
 
