@@ -19,7 +19,7 @@ def layers(widths: Sequence[int]) -> nn.Sequential:
 
 def unchecked_sparse() -> torch.sparse.check_sparse_tensor_invariants:
     """torch's default for sparse gradients, said aloud: otherwise its optimizers warn that they do not check them."""
-    return torch.sparse.check_sparse_tensor_invariants(enable=False)
+    return torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
 
 
 class PlainDLRM(nn.Module):
