@@ -23,9 +23,7 @@ static inline __attribute__((always_inline)) Lane load(const float* p) {
   return *reinterpret_cast<const LaneUnaligned*>(p);
 }
 
-static inline __attribute__((always_inline)) void store(float* p, Lane v) {
-  *reinterpret_cast<LaneUnaligned*>(p) = v;
-}
+static inline __attribute__((always_inline)) void store(float* p, Lane v) { *reinterpret_cast<LaneUnaligned*>(p) = v; }
 
 static inline __attribute__((always_inline)) void store_stream(float* p, Lane v) {
 #if defined(__AVX512F__)
@@ -137,10 +135,14 @@ static void bags(const BagRange& r, int64_t distance) {
 template <template <int> class Row>
 static void forward(int dim, const BagRange& r, const Tuning& t) {
   switch (dim) {
-    case 16: return t.stream ? bags<Row<16>, 16, true>(r, t.distance) : bags<Row<16>, 16, false>(r, t.distance);
-    case 64: return t.stream ? bags<Row<64>, 64, true>(r, t.distance) : bags<Row<64>, 64, false>(r, t.distance);
-    case 128: return t.stream ? bags<Row<128>, 128, true>(r, t.distance) : bags<Row<128>, 128, false>(r, t.distance);
-    default: return;
+    case 16:
+      return t.stream ? bags<Row<16>, 16, true>(r, t.distance) : bags<Row<16>, 16, false>(r, t.distance);
+    case 64:
+      return t.stream ? bags<Row<64>, 64, true>(r, t.distance) : bags<Row<64>, 64, false>(r, t.distance);
+    case 128:
+      return t.stream ? bags<Row<128>, 128, true>(r, t.distance) : bags<Row<128>, 128, false>(r, t.distance);
+    default:
+      return;
   }
 }
 
@@ -224,10 +226,14 @@ static void update_width(const Update& u, uint64_t* scratch) {
 
 static void update(int dim, const Update& u, uint64_t* scratch) {
   switch (dim) {
-    case 16: return update_width<16>(u, scratch);
-    case 64: return update_width<64>(u, scratch);
-    case 128: return update_width<128>(u, scratch);
-    default: return;
+    case 16:
+      return update_width<16>(u, scratch);
+    case 64:
+      return update_width<64>(u, scratch);
+    case 128:
+      return update_width<128>(u, scratch);
+    default:
+      return;
   }
 }
 

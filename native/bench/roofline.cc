@@ -86,8 +86,12 @@ void Roofline::each_range(const int64_t* ids, int64_t num_bags, int64_t ids_per_
   };
   const auto range = [&](int64_t table, int64_t bag, bool more) {
     const int64_t count = std::min(block, num_bags - bag);
-    return BagRange{segment(table, bag), more ? segment(table + 1, bag) : Segment{nullptr, nullptr},
-                    count, ids_per_bag, out + bag * width + table * dim_, width};
+    return BagRange{segment(table, bag),
+                    more ? segment(table + 1, bag) : Segment{nullptr, nullptr},
+                    count,
+                    ids_per_bag,
+                    out + bag * width + table * dim_,
+                    width};
   };
   if (tuning.by_sample) {
     pool_.run(blocks, [&](int64_t k, int) {
@@ -108,8 +112,8 @@ void Roofline::second(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag,
   each_range(ids, num_bags, ids_per_bag, out, [&](const BagRange& r) { loops_->second_fp32(dim_, r, tuning); });
 }
 
-void Roofline::update(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag, const float* grad,
-                      float learning_rate, float eps) {
+void Roofline::update(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag, const float* grad, float learning_rate,
+                      float eps) {
   if (int8_) throw std::invalid_argument("roofline: int8 rows are not trained");
   const int64_t n = num_bags * ids_per_bag;
   pool_.run(num_tables_, [&](int64_t t, int thread) {
@@ -117,8 +121,15 @@ void Roofline::update(const int64_t* ids, int64_t num_bags, int64_t ids_per_bag,
     scratch.resize(static_cast<size_t>(2 * n));
     Update u{reinterpret_cast<float*>(tables_[static_cast<size_t>(t)].data()),
              reinterpret_cast<float*>(state_[static_cast<size_t>(t)].data()),
-             ids + t * n, grad + t * dim_, num_tables_ * dim_, num_rows_, num_bags, ids_per_bag,
-             learning_rate, eps, tuning.distance};
+             ids + t * n,
+             grad + t * dim_,
+             num_tables_ * dim_,
+             num_rows_,
+             num_bags,
+             ids_per_bag,
+             learning_rate,
+             eps,
+             tuning.distance};
     loops_->update(dim_, u, scratch.data());
   });
 }

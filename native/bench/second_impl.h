@@ -52,7 +52,8 @@ inline void fetch(const Half& half, int64_t ahead) {
 }
 
 template <int kDim, int kColumns, bool kFetch>
-inline void two_bags(const Half& a, const Half& b, int64_t count, int64_t ahead, int column, float* out_a, float* out_b) {
+inline void two_bags(const Half& a, const Half& b, int64_t count, int64_t ahead, int column, float* out_a,
+                     float* out_b) {
   constexpr int kRegisters = kColumns / kFloats;
   Register sum_a[kRegisters], sum_b[kRegisters];
 #pragma GCC unroll 8
@@ -111,10 +112,14 @@ void range(const BagRange& r, int64_t ahead) {
 
 static void second_forward(int dim, const BagRange& r, const Tuning& t) {
   switch (dim) {
-    case 16: return second::range<16>(r, t.distance);
-    case 64: return second::range<64>(r, t.distance);
-    case 128: return second::range<128>(r, t.distance);
-    default: return;
+    case 16:
+      return second::range<16>(r, t.distance);
+    case 64:
+      return second::range<64>(r, t.distance);
+    case 128:
+      return second::range<128>(r, t.distance);
+    default:
+      return;
   }
 }
 
