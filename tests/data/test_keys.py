@@ -52,6 +52,8 @@ def test_text_keys_stay_what_they_are() -> None:
         f"{python_hash(t):016x}" for t in ("", "a", "hotrow", "longer than eight bytes")
     ]
     assert f"{keys[0]:016x}" == "e220a8397b1dcdaf"  # first output of splitmix64 with seed 0
+    cross = cross_keys([np.array([1, 2], np.int64), np.array([3, -4], np.int64)]).view(np.uint64)
+    assert [f"{key:016x}" for key in cross.tolist()] == ["d6a0776e38bb48e6", "376547d7a023ef73"]
 
 
 @given(st.lists(int64, max_size=50, unique=True))

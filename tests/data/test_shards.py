@@ -85,6 +85,14 @@ def test_shard_gives_back_what_was_written(tmp_path: Path) -> None:
     assert info.num_bytes == (tmp_path / info.file).stat().st_size
 
 
+def test_shards_of_the_first_version_are_still_read_and_written(tmp_path: Path) -> None:
+    golden = GOLDEN.with_name("shard-v1.shard")
+    manifest, info = written(tmp_path)
+    assert (tmp_path / info.file).read_bytes() == golden.read_bytes()
+    with Shard(golden.parent, manifest, dataclasses.replace(info, file=golden.name), verify=True) as shard:
+        assert shard.offsets("tags").tolist() == [0, 2, 2, 5]
+
+
 def test_every_column_is_aligned(tmp_path: Path) -> None:
     manifest, info = written(tmp_path)
     with Shard(tmp_path, manifest, info) as shard:

@@ -98,6 +98,8 @@ class KeyCounter:
             self._add_run(count_sorted(keys))
 
     def _add_run(self, run: Run) -> None:
+        if not len(run[0]):
+            return
         if sum(len(keys) for keys, _ in self._runs) + len(run[0]) > self._max_run_entries:
             self._merge_runs()
             if sum(len(keys) for keys, _ in self._runs) + len(run[0]) > self._max_run_entries // 2:
@@ -134,7 +136,6 @@ def count_sorted(keys: Keys) -> Run:
 
 def merge_runs(runs: list[Run]) -> Run:
     """One run with the sums of the counts."""
-    runs = [run for run in runs if len(run[0])] or runs[:1]
     if len(runs) == 1:
         return runs[0]
     keys = np.concatenate([run[0] for run in runs])
