@@ -285,6 +285,20 @@ def test_a_feature_subset_and_unknown_features(dataset: Path, tmp_path: Path) ->
         run(small_config(data={"features": ["itm"]}), dataset, tmp_path / "b")
     with pytest.raises(ConfigError, match="embeddings.dims: 'itm'"):
         run(small_config(embeddings={"dims": {"itm": 4}}), dataset, tmp_path / "c")
+    with pytest.raises(ConfigError, match="needs equal widths"):
+        run(small_config(embeddings={"dims": {"item": 4}}), dataset, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_killed_before_the_first_checkpoint_begins_again(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "history.jsonl").write_text(
+        '{"step": 1, "kind": "train", "loss": 9.0}\n{"step": 2, "ki'
+    )
+    config = small_config(training={"steps": 3})
+    run(config, dataset, tmp_path / "run", resume=True)
+    run(config, dataset, tmp_path / "whole")
+    assert trained_numbers(tmp_path / "run") == trained_numbers(tmp_path / "whole")
 
 
 def test_synthetic_data_needs_no_directory_and_resumes(tmp_path: Path) -> None:

@@ -118,12 +118,14 @@ def show(result: dict[str, Any]) -> None:
         ("train loss", _number(result["train_loss"])),
         *metric_rows(result["metrics"]),
         ("checkpoint", result["checkpoint"]),
-        (
-            "curves",
-            f"{result['run_dir']}/history.jsonl; tensorboard --logdir {result['run_dir']}/tensorboard",
-        ),
+        ("curves", f"{result['run_dir']}/history.jsonl{_tensorboard(Path(result['run_dir']))}"),
     ]
     print_table(f"{result['name']}", rows)
+
+
+def _tensorboard(run_dir: Path) -> str:
+    board = run_dir / "tensorboard"
+    return f"; tensorboard --logdir {board}" if board.is_dir() else ""
 
 
 def _number(value: float | None) -> str:

@@ -101,13 +101,23 @@ class Trainer:
         Raises ConfigError if the directory has a run and ``resume`` is False, or has none and it is True.
         """
         begin = time.perf_counter()
-        checkpoints = self._claim(resume)
+        self._check_directory(resume)
+        torch.manual_seed(self.config.seed)
+        if self.config.training.threads is not None:
+            torch.set_num_threads(self.config.training.threads)
+        if (
+            not resume
+        ):  # before the directory is made: a configuration that cannot be built leaves nothing behind
+            self.model = build(self.config, self.columns)
+        checkpoints = CheckpointDirectory(self.run_dir / CHECKPOINTS)
+        checkpoints.lock()
         try:
+            checkpoints.clean()
             return self._train(checkpoints, resume, begin)
         finally:
             checkpoints.unlock()
 
-    def _claim(self, resume: bool) -> CheckpointDirectory:
+    def _check_directory(self, resume: bool) -> None:
         exists = self.run_dir.exists() and any(self.run_dir.iterdir())
         if exists and not resume:
             raise ConfigError(
@@ -117,24 +127,12 @@ class Trainer:
             raise ConfigError(
                 f"{self.run_dir}: there is no run to resume; give its --out, or leave --resume out"
             )
-        checkpoints = CheckpointDirectory(self.run_dir / CHECKPOINTS)
-        checkpoints.lock()
-        checkpoints.clean()
-        return checkpoints
 
     def _train(self, checkpoints: CheckpointDirectory, resume: bool, begin: float) -> TrainingResult:
         config = self.config
-        torch.manual_seed(config.seed)
-        if config.training.threads is not None:
-            torch.set_num_threads(config.training.threads)
-        latest = checkpoints.latest() if resume else None
-        saved = None if latest is None else open_checkpoint(latest)
-        if saved is not None:
-            check_resumable(saved[1], saved[0], config, self.columns)
-        self.model = build(config, self.columns)
         loader = training_loader(config, self.data_dir, self.manifest)
-        if saved is not None:
-            self._restore(*saved, loader)
+        if resume:
+            self._resume(checkpoints, loader)
         history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
         first_sample = self.state.num_samples
         try:
@@ -161,6 +159,17 @@ class Trainer:
         if per_epoch == 0:
             raise DataError(f"{self.data_dir}: split 'train' has no samples; prepare the dataset with some")
         return training.steps if training.steps is not None else training.epochs * per_epoch
+
+    def _resume(self, checkpoints: CheckpointDirectory, loader: AnyLoader) -> None:
+        """Build the model and fill it from the last checkpoint; from the start if the kill came before the first."""
+        latest = checkpoints.latest()
+        if latest is None:
+            self.model = build(self.config, self.columns)
+            return
+        directory, manifest = open_checkpoint(latest)
+        check_resumable(manifest, directory, self.config, self.columns)
+        self.model = build(self.config, self.columns)
+        self._restore(directory, manifest, loader)
 
     def _restore(self, directory: Path, manifest: CheckpointManifest, loader: AnyLoader) -> None:
         if self.config.training.threads is None:
