@@ -232,6 +232,14 @@ def bad_label(labels: np.ndarray) -> None:
     labels[77, 0] = np.nan
 
 
+def large_label(labels: np.ndarray) -> None:
+    labels[77, 0] = 2
+
+
+def no_weight(weights: np.ndarray) -> None:
+    weights[:100] = 0
+
+
 def bad_id(ids: np.ndarray) -> None:
     ids[333] = 200
 
@@ -243,6 +251,11 @@ def bad_id(ids: np.ndarray) -> None:
         (
             {"dense": bad_dense},
             r"step 13 \(samples from 1200 on\): dense value nan in column 'price' of sample 34 of",
+        ),
+        ({"labels": large_label}, r"step 1 .*: label 2.0 in column 'label0' of sample 77 of"),
+        (
+            {"weighted": True, "weights": no_weight},
+            r"step 1 .*: the sample weights add up to 0.0; give some above 0",
         ),
         (
             {"labels": bad_label},

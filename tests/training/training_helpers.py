@@ -51,7 +51,7 @@ def make_dataset(
         columns |= {"dense": dense, "labels": labels.astype(np.float32)}
         if weighted:
             columns["weights"] = rng.random(size).astype(np.float32) + 0.5
-        for name in ("dense", "labels", "sparse:item"):
+        for name in ("dense", "labels", "weights", "sparse:item"):
             if name in change and split == "train":
                 change[name](columns[name])
         splits[split] = (write_shard(directory, f"shards/{split}-0.shard", manifest, columns),)

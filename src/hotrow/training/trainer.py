@@ -220,7 +220,7 @@ class Trainer:
         return -(-self.num_samples_in_epoch // self.config.training.batch_size)
 
     def _step(self, batch: Batch) -> float:
-        """One update of everything; the loss before it. Nothing is changed if the loss is not finite."""
+        """One update of everything; the loss before it. Nothing is changed if the batch is bad."""
         model, state = self.model, self.state
         model.set_lr_factor(lr_factor(self.config.training, state.step, self.num_steps))
         try:
@@ -229,7 +229,8 @@ class Trainer:
             raise type(error)(f"{self._where()}: {error}") from error
         loss = weighted_loss(logits, batch.labels, batch.weights)
         value = loss.item()
-        if not math.isfinite(value):
+        low, high = batch.labels.aminmax()
+        if not (math.isfinite(value) and low >= 0 and high <= 1):
             columns = self.columns
             raise bad_loss(value, batch, logits, columns.dense_names, columns.label_names, self._where())
         model.optimizer.zero_grad(set_to_none=True)
