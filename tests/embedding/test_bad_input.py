@@ -138,6 +138,13 @@ def test_missing_and_foreign_features():
         collection(kjt([1, 2], [1, 1], keys=("f", "x")))
 
 
+def test_features_of_another_type():
+    for kind in (EmbeddingBagCollection, EmbeddingCollection):
+        for wrong in (torch.tensor([1, 2]), {"f": torch.tensor([1])}, None):
+            with pytest.raises(DataError, match="give a KeyedJaggedTensor"):
+                kind(TABLES)(wrong)
+
+
 def test_ids_on_another_device():
     collection = EmbeddingBagCollection(TABLES)
     with pytest.raises(DataError, match="ids are on meta, the tables are on cpu"):

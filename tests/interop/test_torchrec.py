@@ -113,8 +113,25 @@ def test_what_has_no_counterpart_is_refused():
     varying = torchrec.KeyedJaggedTensor(
         ["a", "b"], torch.arange(3), lengths=torch.tensor([1, 1, 1]), stride_per_key_per_rank=[[1], [2]]
     )
-    with pytest.raises(DataError, match=r"varies per feature \[1, 2\]"):
-        from_torchrec(varying)
+    collections = [
+        kind(from_torchrec_configs(to_torchrec_configs([t])), seed=1)
+        for kind, t in (
+            (EmbeddingBagCollection, hotrow.EmbeddingBagConfig(5, 2, "t", feature_names=["a", "b"])),
+            (EmbeddingCollection, EmbeddingConfig(5, 2, "t", feature_names=["a", "b"])),
+        )
+    ]
+    for call in (from_torchrec, *collections):
+        with pytest.raises(DataError, match=r"varies per feature \[1, 2\]"):
+            call(varying)
+    deduplicated = torchrec.KeyedJaggedTensor(
+        ["a", "b"],
+        torch.arange(2),
+        lengths=torch.tensor([1, 1]),
+        inverse_indices=(["a", "b"], torch.zeros(2, 3, dtype=torch.int64)),
+    )
+    for call in (from_torchrec, *collections):
+        with pytest.raises(DataError, match="deduplicated"):
+            call(deduplicated)
     floats = torchrec.KeyedJaggedTensor(["a"], torch.rand(1), lengths=torch.tensor([1]))
     with pytest.raises(DataError, match="torch.float32"):
         from_torchrec(floats)

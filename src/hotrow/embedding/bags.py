@@ -67,8 +67,8 @@ class EmbeddingBagCollection(Collection):
         self._configs = list(tables)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        self._check_features(features)
         values = features.values()
-        self._check_ids(values)
         weights = self._weights_of(features, self._is_weighted)
         keys = features.keys()
         pooled = self._lookup(values, features.offsets(), weights, self._select(keys), len(keys))

@@ -50,6 +50,12 @@ class Collection(TableModule):
             raise DataError(f"features {missing} are missing from the input, which has {list(keys)}")
         return tuple(list(keys).index(key) for key in self._input_keys)
 
+    def _check_features(self, features: Any) -> None:
+        """Raise DataError unless this is a KeyedJaggedTensor, ours or TorchRec's, with one bag per key and sample."""
+        if not isinstance(features, KeyedJaggedTensor):
+            refuse_foreign_layout(features)
+        self._check_ids(features.values())
+
     def _weights_of(self, features: KeyedJaggedTensor, is_weighted: bool) -> Tensor | None:
         if not is_weighted:
             return None
@@ -57,6 +63,19 @@ class Collection(TableModule):
         if weights is None:
             raise DataError("the collection has is_weighted=True but the input has no weights; give weights=")
         return weights
+
+
+def refuse_foreign_layout(features: Any) -> None:
+    """Raise DataError for what only TorchRec's KeyedJaggedTensor can hold, and for other types."""
+    kind = type(features)
+    if kind.__name__ != "KeyedJaggedTensor":
+        raise DataError(f"features are {kind.__module__}.{kind.__name__}; give a KeyedJaggedTensor")
+    if features.variable_stride_per_key():
+        raise DataError(
+            f"batch size varies per feature {features.stride_per_key()}; give every feature one batch size"
+        )
+    if features.inverse_indices_or_none() is not None:
+        raise DataError("the input is deduplicated (inverse indices); give one bag per sample")
 
 
 def check_seed(seed: int) -> int:

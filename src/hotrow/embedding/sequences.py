@@ -51,11 +51,10 @@ class EmbeddingCollection(Collection):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
-        self._check_ids(features.values())
+        self._check_features(features)
         keys = features.keys()
-        selection = self._select(keys) or range(
-            len(keys)
-        )  # even in order: offsets are read here, so check them
+        # Even where keys are in order: offsets are read below, so they must be checked before.
+        selection = self._select(keys) or range(len(keys))
         jagged = self._store.select(features.values(), features.offsets(), None, selection, len(keys))
         stride = features.stride()
         bounds = jagged.offsets[::stride].tolist() if stride else [0] * (len(self._input_keys) + 1)
