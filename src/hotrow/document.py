@@ -105,9 +105,9 @@ class Document:
             )
         try:
             document = cls.from_body(value, where)
-        except FormatError:
-            raise
         except HotrowError as error:
+            if str(error).startswith(where):
+                raise
             raise type(error)(f"{where}: {error}") from error
         unknown = sorted(set(value) - set(document.to_json()))
         if unknown:

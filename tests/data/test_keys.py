@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hotrow.data import Vocabulary
@@ -108,6 +108,8 @@ def test_wrong_types_are_named(array: pa.Array, value_type: str, message: str) -
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.integers(-50, 50), max_size=60), max_size=8), st.booleans())
+@example([[], [0, 1, -1, 2, -2, 3, -3, 4, -4]], True)
+@example([[], []], True)
 def test_counts_are_right_however_little_memory(parts: list[list[int]], as_counts: bool) -> None:
     import tempfile
 

@@ -325,7 +325,7 @@ def test_a_full_disk_names_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "fresh")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     values=st.lists(st.one_of(st.none(), st.text(max_size=20)), min_size=1, max_size=60),
     numbers=st.lists(st.integers(-(2**63) + 1, 2**63 - 1), min_size=1, max_size=60),

@@ -174,7 +174,7 @@ def test_first_rows_of_a_log(tmp_path: Path) -> None:
     assert report.num_read == 20
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_fuzzed_criteo_files_are_read_or_refused(tmp_path: Path, data: st.DataObject, skip: bool) -> None:
     text = bytearray("\n".join(criteo_lines(8)).encode())
@@ -185,7 +185,7 @@ def test_fuzzed_criteo_files_are_read_or_refused(tmp_path: Path, data: st.DataOb
     check_reading(Criteo([tmp_path / "log"], skip_malformed=skip))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_fuzzed_csv_files_are_read_or_refused(tmp_path: Path, data: st.DataObject, skip: bool) -> None:
     (tmp_path / "s.toml").write_text(SCHEMA_TOML)
@@ -319,7 +319,7 @@ def test_bad_parquet_files_are_named(tmp_path: Path) -> None:
         ParquetFiles([tmp_path / "b.parquet"], schema)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_fuzzed_parquet_files_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     schema = TableSchema(label=("y",), sparse=(SparseColumn(column="user"),))
