@@ -25,8 +25,11 @@ $(VENV)/lint: $(VENV)/hotrow
 	$(PIP) "ruff>=0.8" "mypy>=1.13" "clang-format>=18,<23" "codespell>=2.3"
 	touch $@
 
-$(VENV)/bench: $(VENV)/hotrow
+# TorchRec's wheel asks for the CUDA build of FBGEMM; beside the CPU build it goes in without its dependencies.
+$(VENV)/peers: $(VENV)/hotrow
 	$(PIP) "fbgemm-gpu-cpu==1.8.0"
+	$(PIP) --no-deps "torchrec==1.8.0" tensordict "torchmetrics==1.0.3" pyre-extensions \
+	  typing-inspect mypy-extensions tqdm pyvers cloudpickle
 	touch $@
 
 venv: $(VENV)/hotrow  ## the environment that the other targets use
@@ -34,10 +37,10 @@ venv: $(VENV)/hotrow  ## the environment that the other targets use
 demo: $(VENV)/hotrow  ## prepare real click data, train, evaluate on later weeks (about 3 minutes after installation)
 	$(BIN)/hotrow quickstart
 
-test: $(VENV)/hotrow  ## all tests that need no large machine
+test: $(VENV)/peers  ## all tests that need no large machine
 	$(BIN)/python -m pytest -q
 
-test-fast: $(VENV)/hotrow  ## without the slow tests
+test-fast: $(VENV)/peers  ## without the slow tests
 	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: $(VENV)/lint  ## ruff, mypy for every supported Python, clang-format, codespell
@@ -52,7 +55,7 @@ format: $(VENV)/lint  ## put sources in form
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'native/*.cc' 'native/*.h')
 
-bench: $(VENV)/bench  ## side by side with torch and FBGEMM: kernels, then a whole training step
+bench: $(VENV)/peers  ## side by side with torch and FBGEMM: kernels, then a whole training step
 	$(BIN)/hotrow bench kernels
 	$(BIN)/hotrow bench train
 
