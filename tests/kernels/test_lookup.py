@@ -26,10 +26,12 @@ FP32_STEP = 2.0**-24
 
 
 @pytest.fixture(autouse=True)
-def fastest_level() -> Iterator[None]:
-    """Leave the level as it was."""
-    level = kernels.active_level()
+def one_torch_thread() -> Iterator[None]:
+    """Leave level and threads as they were; the oracle's many small operations are slower on several threads."""
+    level, num_threads = kernels.active_level(), torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(num_threads)
     kernels.force_level(level)
 
 
