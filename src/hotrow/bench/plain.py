@@ -23,7 +23,7 @@ def unchecked_sparse() -> torch.sparse.check_sparse_tensor_invariants:
 
 
 class PlainDLRM(nn.Module):
-    """``nn.EmbeddingBag(sparse=True)`` per table, bottom MLP, ``dot`` or ``cat`` interaction, top MLP.
+    """``nn.EmbeddingBag(sparse=True)`` per table, bottom MLP, ``dot``, ``cat`` or ``both`` interactions, top MLP.
 
     bottom: hidden widths over the dense features; unused if there are none. top: hidden widths.
     """
@@ -35,7 +35,7 @@ class PlainDLRM(nn.Module):
         num_dense: int,
         bottom: Sequence[int],
         top: Sequence[int],
-        interaction: Literal["dot", "cat"] = "dot",
+        interaction: Literal["dot", "cat", "both"] = "dot",
     ) -> None:
         super().__init__()
         self.bags = nn.ModuleList(bags)
@@ -44,7 +44,9 @@ class PlainDLRM(nn.Module):
         dims = [bag.embedding_dim for bag in bags]
         vectors = len(dims) + (1 if num_dense else 0)
         below = bottom[-1] if num_dense else 0
-        width = below + (sum(dims) if interaction == "cat" else vectors * (vectors - 1) // 2)
+        width = below
+        width += sum(dims) if interaction != "dot" else 0
+        width += vectors * (vectors - 1) // 2 if interaction != "cat" else 0
         self.top = layers([width, *top])
         self.output = nn.Linear(top[-1] if top else width, 1)
         self.row, self.column = torch.tril_indices(vectors, vectors, offset=-1)
@@ -56,12 +58,12 @@ class PlainDLRM(nn.Module):
     def dense_part(self, dense: Tensor, pooled: Sequence[Tensor]) -> Tensor:
         """Logits [B] of dense features and pooled rows."""
         below = [] if self.bottom is None else [self.bottom(dense)]
-        if self.interaction == "cat":
-            joined = torch.cat([*below, *pooled], dim=1)
-        else:
+        parts = list(below) if self.interaction == "dot" else [*below, *pooled]
+        if self.interaction != "cat":
             vectors = torch.stack([*below, *pooled], dim=1)
             products = torch.bmm(vectors, vectors.transpose(1, 2))
-            joined = torch.cat([*below, products[:, self.row, self.column]], dim=1)
+            parts.append(products[:, self.row, self.column])
+        joined = torch.cat(parts, dim=1)
         logits: Tensor = self.output(self.top(joined))
         return logits.squeeze(1)
 

@@ -1,8 +1,8 @@
 """``hotrow bench quality``: AUC of a recipe beside a plain PyTorch DLRM on the same batches, per seed.
 
 Every finished run is one JSON line in a log; a run that is there already, with the same data and the same settings,
-is not repeated, so the benchmark can be stopped and started again. The plain side has its own learning rates, tuned
-like the recipe's on the validation split only.
+is not repeated, so the benchmark can be stopped and started again. The plain side has the recipe's architecture,
+batches, schedule and dense rate; its optimizer for rows is torch's elementwise sparse Adagrad, at the recipe's rate.
 """
 
 from __future__ import annotations
@@ -30,22 +30,50 @@ from hotrow.config import parse
 from hotrow.data import DatasetManifest, load_manifest
 from hotrow.errors import ConfigError, FormatError, StorageError
 from hotrow.jagged import Batch
+from hotrow.models import DLRMConfig
 from hotrow.recipes import read_recipe
-from hotrow.training import Columns, RunConfig, Trainer, evaluate, evaluation_loader, training_loader
+from hotrow.training import (
+    Columns,
+    RunConfig,
+    Trainer,
+    evaluate,
+    evaluation_loader,
+    lr_factor,
+    training_loader,
+)
 
 SIDES = ("hotrow", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainSettings:
-    """The plain model: dot interaction, sparse Adagrad on tables from U(±1/sqrt(rows)), Adam on the dense part."""
+    """The plain model: sparse Adagrad on tables from U(±1/sqrt(rows)), Adam on the dense part."""
 
-    dim: int = 16
-    bottom: tuple[int, ...] = (16,)
-    top: tuple[int, ...] = (256, 128)
-    interaction: Literal["dot", "cat"] = "dot"
-    tables_lr: float = 0.02
-    dense_lr: float = 0.001
+    dim: int
+    bottom: tuple[int, ...]
+    top: tuple[int, ...]
+    interaction: Literal["dot", "cat", "both"]
+    output_bias: float
+    tables_lr: float
+    dense_lr: float
+
+    @classmethod
+    def like(cls, config: RunConfig) -> PlainSettings:
+        """The settings of a recipe; raises ConfigError if its model is no DLRM."""
+        model = config.model
+        if not isinstance(model, DLRMConfig):
+            raise ConfigError(
+                f"bench quality: recipe {config.name!r} is no DLRM; the plain side can be nothing else"
+            )
+        return cls(
+            dim=config.embeddings.dim,
+            bottom=model.bottom_mlp,
+            top=model.top_mlp,
+            interaction=model.interaction,
+            output_bias=model.output_bias,
+            tables_lr=config.sparse_optimizer.lr,
+            dense_lr=config.dense_optimizer.lr,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +141,15 @@ def _plain_model(job: Job, columns: Columns) -> PlainDLRM:
         bound = feature.num_rows**-0.5
         nn.init.uniform_(bag.weight, -bound, bound)
         bags.append(bag)
-    return PlainDLRM(
+    model = PlainDLRM(
         bags,
         num_dense=len(columns.dense_names),
         bottom=settings.bottom,
         top=settings.top,
         interaction=settings.interaction,
     )
+    nn.init.constant_(model.output.bias, settings.output_bias)
+    return model
 
 
 def _predict(model: PlainDLRM, batch: Batch) -> Tensor:
@@ -137,7 +167,13 @@ def _run_plain(job: Job, data_dir: Path, manifest: DatasetManifest) -> dict[str,
     tables = torch.optim.Adagrad(model.bags.parameters(), lr=job.plain.tables_lr)
     dense = torch.optim.Adam(model.dense_parameters(), lr=job.plain.dense_lr)
     loader = training_loader(job.config, data_dir, manifest)
-    for _ in range(job.config.training.epochs):
+    training = job.config.training
+    num_steps = training.epochs * (manifest.num_samples("train") // training.batch_size)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(training, step, num_steps))
+        for optimizer in (tables, dense)
+    ]
+    for _ in range(training.epochs):
         for batch in loader:
             loss = functional.binary_cross_entropy_with_logits(
                 _predict(model, batch), batch.labels, batch.weights
@@ -148,6 +184,8 @@ def _run_plain(job: Job, data_dir: Path, manifest: DatasetManifest) -> dict[str,
             with unchecked_sparse():
                 tables.step()
             dense.step()
+            for schedule in schedules:
+                schedule.step()
     found = evaluate(
         lambda batch: _predict(model, batch),
         evaluation_loader(job.config, data_dir, manifest, job.split),
@@ -171,7 +209,7 @@ def _jobs(
     evaluation = values.get("evaluation", {}) | final
     config = parse(RunConfig, {**values, "evaluation": evaluation}, where)
     config = replace(config, training=replace(config.training, tensorboard=False))
-    plain = PlainSettings(dim=config.embeddings.dim)
+    plain = PlainSettings.like(config)
     return [
         Job(
             side=name,

@@ -5,6 +5,7 @@ from hotrow.training.building import Columns, Model, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
 from hotrow.training.history import History, read_history, tensorboard_available
+from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence, TerminalProgress
 from hotrow.training.trainer import Trainer, TrainingResult, weighted_loss
 from hotrow.training.using import LoadedModel, evaluate_checkpoint, export_weights, load_model
@@ -29,6 +30,7 @@ __all__ = [
     "evaluation_loader",
     "export_weights",
     "load_model",
+    "lr_factor",
     "read_history",
     "tensorboard_available",
     "training_loader",
