@@ -134,6 +134,7 @@ class _Preparation:
             shutil.rmtree(self.work, ignore_errors=True)
         if self.out.exists() and not self.work.exists() and any(self.out.iterdir()):
             raise ConfigError(f"{self.out}: is not empty and no dataset; give an empty or a new directory")
+        _remove_torn_files(self.out)
         journal = Journal(self.work / "journal")
         begun = journal.of_kind("begin")
         if not begun:
@@ -263,6 +264,13 @@ def _in_threads(num_threads: int, items: list[Any], work: Callable[[Any], Any]) 
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _remove_torn_files(out: Path) -> None:
+    """Remove what a killed process left of files that it was about to rename."""
+    for directory in (out, out / "vocabularies"):
+        for path in directory.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def _remove_dataset(out: Path) -> None:

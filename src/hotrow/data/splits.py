@@ -107,9 +107,11 @@ def _bound(text: str, is_end: bool) -> int | None:
     if re.fullmatch(r"[+-]?\d+", text):
         return int(text)
     try:
-        moment = datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.timezone.utc)
+        moment = datetime.datetime.fromisoformat(text)
     except ValueError:
         return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.timezone.utc)
     microseconds = int(moment.timestamp() * 1_000_000)
     return microseconds + 86_400_000_000 - 1 if is_end and len(text) <= 10 else microseconds
 
