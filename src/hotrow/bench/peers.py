@@ -40,7 +40,8 @@ SETTINGS: tuple[PeerSetting, ...] = (
     PeerSetting(name="torch-parts", operation=Operation.FORWARD, judged=False),
     PeerSetting(name="fbgemm", operation=Operation.FORWARD),
     PeerSetting(name="fbgemm-dense", operation=Operation.FORWARD),
-    PeerSetting(name="fbgemm", operation=Operation.FORWARD, data_type=DataType.INT8, tolerance=2e-3),
+    # FBGEMM keeps a row's scale in fp16; at rows of U(±1/sqrt(num_rows)) it is subnormal there, and 1 % off.
+    PeerSetting(name="fbgemm", operation=Operation.FORWARD, data_type=DataType.INT8, tolerance=2e-2),
     PeerSetting(name="fbgemm", operation=Operation.STEP, tolerance=1e-4),
     PeerSetting(name="torch-sgd", operation=Operation.STEP, judged=False),
     PeerSetting(name="torch-adagrad", operation=Operation.STEP, judged=False),
