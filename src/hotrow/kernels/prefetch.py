@@ -58,12 +58,12 @@ def core_cache_bytes() -> int:
 
 @cache
 def stream_min_bytes() -> int:
-    """Pooled outputs of at least this many bytes are written past the caches: those that no cache can hold.
+    """Pooled outputs of at least this many bytes are written past the caches: four level 2 caches' worth.
 
-    Smaller ones would be written faster that way too, and then read from memory by the layer that comes next: on
-    Zen 4 (32 MiB level 3), 13.6 MB of output cost 25 % less to make and lookup plus matmul 25 % more (docs/log.md).
+    That saves reading the output's lines before they are overwritten. The layer that comes next then reads them from
+    memory instead of the level 3 cache; what each costs is in docs/log.md.
     """
-    return _cache_bytes(3) or _cache_bytes(2) or 32 * DEFAULT_CACHE_BYTES
+    return 4 * core_cache_bytes()
 
 
 def _cache_bytes(level: int) -> int:
