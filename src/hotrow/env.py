@@ -19,7 +19,9 @@ def num_threads() -> int | None:
     if not text:
         return None
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"HOTROW_NUM_THREADS={text!r} is not a whole number of at least 1; unset it or give one")
+        raise ConfigError(
+            f"HOTROW_NUM_THREADS={text!r} is not a whole number of at least 1; unset it or give one"
+        )
     return int(text)
 
 
@@ -34,4 +36,6 @@ def rank_and_world_size() -> tuple[int, int]:
     try:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
-        raise ConfigError(f"RANK or WORLD_SIZE is not a number ({error}); start the ranks with torchrun") from error
+        raise ConfigError(
+            f"RANK or WORLD_SIZE is not a number ({error}); start the ranks with torchrun"
+        ) from error

@@ -87,7 +87,7 @@ def test_a_missing_extra_is_named(
     import hotrow.cli.doctor as doctor
 
     def command() -> None:
-        raise ModuleNotFoundError("No module named 'polars'", name="polars")
+        raise ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard")
 
     monkeypatch.setattr(doctor, "command", command)
     assert run(["doctor"]) == 2
@@ -95,7 +95,7 @@ def test_a_missing_extra_is_named(
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from hotrow.cli import run; run(['--help']); print({'torch', 'polars'} & set(sys.modules))"
+    code = "import sys; from hotrow.cli import run; run(['--help']); print({'torch', 'tensorboard'} & set(sys.modules))"
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"

