@@ -307,8 +307,14 @@ def test_a_finished_dataset_is_left_alone_and_another_is_refused(tmp_path: Path)
     assert load_manifest(out).feature("user").min_count == 2
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("keep")
-    with pytest.raises(ConfigError, match="is not empty"):
-        prepare(source, tmp_path / "mine")
+    (tmp_path / "mine" / "shards").mkdir()
+    (tmp_path / "mine" / "shards" / "of-glass.txt").write_text("keep")
+    for options in (PrepareOptions(), PrepareOptions(overwrite=True)):
+        with pytest.raises(ConfigError, match="is not empty"):
+            prepare(source, tmp_path / "mine", options)
+    assert (tmp_path / "mine" / "shards" / "of-glass.txt").read_text() == "keep"
+    with pytest.raises(ConfigError, match="is a file"):
+        prepare(source, tmp_path / "mine" / "thesis.txt")
 
 
 def test_a_full_disk_names_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

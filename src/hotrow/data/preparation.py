@@ -31,6 +31,7 @@ from hotrow.data.parsing import Parser
 from hotrow.data.source import Source, SplitRule
 from hotrow.data.splits import Codes, Splitter
 from hotrow.data.vocabulary import Vocabulary
+from hotrow.document import read_json
 from hotrow.errors import ConfigError, DataError, FormatError, StorageError
 
 WORK_DIRECTORY = ".work"
@@ -114,6 +115,8 @@ class _Preparation:
 
     def _finished(self) -> PrepareReport | None:
         """The report of a dataset that is there already. Raises ConfigError if it is another one."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out}: is a file; give a new or an empty directory as output")
         if self.options.overwrite:
             _remove_dataset(self.out)
         if not (self.out / MANIFEST_FILE).exists():
@@ -273,8 +276,20 @@ def _remove_torn_files(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _holds_dataset(out: Path) -> bool:
+    """Whether ``out`` has a dataset's manifest, whole or of any version, or the journal of an unfinished one."""
+    if (out / WORK_DIRECTORY / "journal").exists():
+        return True
+    try:
+        return bool(read_json(out / MANIFEST_FILE).get("format") == DatasetManifest.FORMAT)
+    except (FormatError, StorageError):
+        return False
+
+
 def _remove_dataset(out: Path) -> None:
-    """Remove what a preparation writes, and nothing else."""
+    """Remove what a preparation wrote; a directory that holds neither a dataset nor a begun one is left as it is."""
+    if not _holds_dataset(out):
+        return
     try:
         (out / MANIFEST_FILE).unlink(missing_ok=True)
         for name in (WORK_DIRECTORY, "vocabularies", "shards"):
