@@ -25,10 +25,11 @@ sanitize:
 	$(CMAKE) --build $(NATIVE_BUILD)/sanitize -j $(NATIVE_JOBS)
 	ctest --test-dir $(NATIVE_BUILD)/sanitize --output-on-failure
 
-# The same for 64-bit ARM, run by qemu-user. Needs g++-aarch64-linux-gnu and qemu-user.
+# The kernels' tests for 64-bit ARM, run by qemu-user. Needs g++-aarch64-linux-gnu and qemu-user, which (7.2) ends with
+# an assertion of its own where a process with threads forks: the pool's test is left to the machine itself.
 .PHONY: native-test-arm
 native-test-arm:
 	$(CMAKE) -S native -B $(NATIVE_BUILD)/arm -DCMAKE_BUILD_TYPE=Release \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native/tests/aarch64.cmake
 	$(CMAKE) --build $(NATIVE_BUILD)/arm -j $(NATIVE_JOBS)
-	ctest --test-dir $(NATIVE_BUILD)/arm --output-on-failure
+	ctest --test-dir $(NATIVE_BUILD)/arm --output-on-failure -E pool_test

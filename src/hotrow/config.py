@@ -86,7 +86,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         keys = [key.strip() for key in path.split(".")]
         if not equals or not all(keys):
             raise ConfigError(
-                f"--set {override!r}: write it as section.key=value, for example --set training.lr=0.1"
+                f"--set {override!r}: write it as section.key=value, for example --set training.batch_size=4096"
             )
         node = result
         for key in keys[:-1]:
@@ -185,7 +185,7 @@ def _parse_value(hint: Any, value: Any, where: str, path: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise _wrong(where, path, value, "a list, such as [64, 16]")
+            raise _wrong(where, path, value, "a list")
         return tuple(_parse_value(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):

@@ -71,6 +71,10 @@ class EmbeddingConfig:
             )
         if len(set(self.feature_names)) != len(self.feature_names):
             raise ConfigError(f"{where}: feature_names {self.feature_names} has a name twice; give each once")
+        if not isinstance(self.data_type, DataType):
+            raise ConfigError(
+                f"{where}: data_type={self.data_type!r} is not a DataType; give DataType.FP32, BF16 or INT8"
+            )
         low, high = self.init_bounds()
         if not low <= high:
             raise ConfigError(f"{where}: weight_init_min={low} is above weight_init_max={high}")
@@ -88,6 +92,13 @@ class EmbeddingBagConfig(EmbeddingConfig):
     """One embedding table whose rows are pooled per bag."""
 
     pooling: PoolingType = PoolingType.SUM
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.pooling, PoolingType):
+            raise ConfigError(
+                f"table {self.name!r}: pooling={self.pooling!r} is not a PoolingType; give PoolingType.SUM or MEAN"
+            )
 
 
 @unique

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import torch
@@ -143,7 +144,7 @@ class TableModule(nn.Module):
         self._clock = torch.zeros((), dtype=torch.int64)
 
     def freeze(self) -> None:
-        """No backward changes the rows from now on."""
+        """No forward from now on records an update. The backward of an earlier forward still makes its own."""
         self._anchor.requires_grad_(False)
         for rows in self._store.rows:
             rows.requires_grad_(False)
@@ -229,9 +230,9 @@ class TableModule(nn.Module):
             )
         arrays = {f"{t}.{name}": a for t, found in state["state"].items() for name, a in found.items()}
         weights = {f"{t.name}.weight": rows for t, rows in zip(self._store.tables, self._store.rows)}
+        restored = replace(optimizer, lr=float(state["lr"]))  # refused before anything is changed
         self.load_row_arrays({**weights, **arrays})
-        self._store.step = int(state["step"])
-        self.lr = state["lr"]
+        self._store.step, self._store.optimizer = int(state["step"]), restored
 
     def close(self) -> None:
         """Let the rows go. Every later use raises ConfigError."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -139,8 +139,3 @@ def build(config: RunConfig, columns: Columns, *, for_training: bool = True) -> 
         dense=dense,
         optimizer=build_dense_optimizer(config.dense_optimizer, dense),
     )
-
-
-def with_sizes(columns: Columns, num_rows: Mapping[str, int]) -> Columns:
-    """The columns with the tables' sizes of a checkpoint: data extended since then may hold more values."""
-    return replace(columns, features=tuple(replace(f, num_rows=num_rows[f.name]) for f in columns.features))

@@ -118,6 +118,10 @@ class Trainer:
             checkpoints.unlock()
 
     def _check_directory(self, resume: bool) -> None:
+        if self.run_dir.exists() and not self.run_dir.is_dir():
+            raise ConfigError(
+                f"{self.run_dir}: is a file; give the run a new or an empty directory with --out"
+            )
         exists = self.run_dir.exists() and any(self.run_dir.iterdir())
         if exists and not resume:
             raise ConfigError(

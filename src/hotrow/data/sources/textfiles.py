@@ -43,9 +43,10 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def describe_files(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name and size of files. Raises StorageError."""
+    """Name, size and time of change of files, which tell a log from a changed one. Raises StorageError."""
     try:
-        return [{"file": file.name, "num_bytes": file.stat().st_size} for file in files]
+        stats = [(file.name, file.stat()) for file in files]
+        return [{"file": name, "num_bytes": s.st_size, "modified_ns": s.st_mtime_ns} for name, s in stats]
     except OSError as error:
         raise StorageError(f"cannot read a file of the log: {error}") from error
 
