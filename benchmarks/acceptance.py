@@ -321,7 +321,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument(
-        "--auc-margin", type=float, default=0.03, help="largest distance from the best possible AUC"
+        "--auc-margin", type=float, default=0.025, help="largest distance from the best possible AUC"
     )
     parser.add_argument("--dir", type=Path, default=Path("acceptance"), help="working directory; emptied")
     parser.add_argument("--result", type=Path, help="directory that gets the dated result")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, unique
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hotrow.document import Document, take
@@ -65,9 +66,15 @@ class EmbeddingConfig:
 
     def __post_init__(self) -> None:
         where = f"table {self.name!r}"
-        if self.num_embeddings < 1 or self.embedding_dim < 1:
+        sizes = (self.num_embeddings, self.embedding_dim)
+        if any(not isinstance(size, Integral) or isinstance(size, bool) or size < 1 for size in sizes):
             raise ConfigError(
-                f"{where}: num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}; both must be >= 1"
+                f"{where}: num_embeddings={self.num_embeddings!r}, embedding_dim={self.embedding_dim!r}; "
+                "both must be whole numbers >= 1"
+            )
+        if isinstance(self.feature_names, str):
+            raise ConfigError(
+                f"{where}: feature_names={self.feature_names!r} is a text; give a list of names"
             )
         if len(set(self.feature_names)) != len(self.feature_names):
             raise ConfigError(f"{where}: feature_names {self.feature_names} has a name twice; give each once")

@@ -183,6 +183,9 @@ def test_plans_name_what_is_wrong() -> None:
         lambda: TableProfile(num_rows=1, num_lookups=1, num_distinct_rows=1, heat_curve=((1, 0.9), (2, 0.5))),
         lambda: EmbeddingBagConfig(num_embeddings=0, embedding_dim=4, name="t"),
         lambda: EmbeddingBagConfig(num_embeddings=5, embedding_dim=4, name="t", feature_names=["a", "a"]),
+        lambda: EmbeddingBagConfig(num_embeddings="5", embedding_dim=4, name="t"),  # type: ignore[arg-type]
+        lambda: EmbeddingBagConfig(num_embeddings=10.5, embedding_dim=4, name="t"),  # type: ignore[arg-type]
+        lambda: EmbeddingBagConfig(num_embeddings=5, embedding_dim=4, name="t", feature_names="ab"),  # type: ignore[arg-type]
         lambda: EmbeddingBagConfig(num_embeddings=5, embedding_dim=4, name="t", pooling="MEAN"),  # type: ignore[arg-type]
         lambda: EmbeddingBagConfig(num_embeddings=5, embedding_dim=4, name="t", data_type="BF16"),  # type: ignore[arg-type]
         lambda: EmbeddingBagConfig(

@@ -168,7 +168,7 @@ def _run_plain(job: Job, data_dir: Path, manifest: DatasetManifest) -> dict[str,
     dense = torch.optim.Adam(model.dense_parameters(), lr=job.plain.dense_lr)
     loader = training_loader(job.config, data_dir, manifest)
     training = job.config.training
-    num_steps = training.epochs * (manifest.num_samples("train") // training.batch_size)
+    num_steps = training.epochs * -(-manifest.num_samples("train") // training.batch_size)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(training, step, num_steps))
         for optimizer in (tables, dense)
