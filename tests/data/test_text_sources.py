@@ -18,6 +18,7 @@ from prepare_data import expected_ids, read_split, tree_bytes, vocabulary
 from hotrow.data import (
     Criteo,
     CsvFiles,
+    DenseColumn,
     FirstRows,
     ParquetFiles,
     PrepareOptions,
@@ -347,3 +348,33 @@ def test_texts_that_are_no_numbers_are_placed(tmp_path: Path, multi_valued: bool
         DataError, match=r"a\.parquet: line or sample 3: column 'user' has the value 'x', which is not a"
     ):
         prepare(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("values", [pa.array([2**53 + 1, 0]), pa.array([2**64 - 1, None], pa.uint64())])
+def test_whole_numbers_above_2_to_53_are_rounded(tmp_path: Path, values: pa.Array) -> None:
+    pq.write_table(pa.table({"x": values, "w": values.fill_null(1), "y": [0, 1]}), tmp_path / "a.parquet")
+    schema = TableSchema(label=("y",), dense=(DenseColumn(column="x", missing=0.0),), weight="w")
+    manifest = prepare(ParquetFiles([tmp_path / "a.parquet"], schema), tmp_path / "out").manifest
+    train = read_split(tmp_path / "out", manifest, "train")
+    assert train["dense"] == [[float(np.float32(values[0].as_py()))], [0.0]]
+    assert train["weights"][0] == train["dense"][0][0]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_criteo_numbers_above_2_to_53_are_rounded(tmp_path: Path) -> None:
+    values = ["1", str(2**53 + 1), *["0"] * 12, *["a"] * 26]
+    log = write_lines(tmp_path / "log", ["\t".join(values)])
+    manifest = prepare(Criteo([log]), tmp_path / "out").manifest
+    assert read_split(tmp_path / "out", manifest, "train")["dense"][0][0] == np.float32(np.log1p(2**53))
+
+
+def test_a_split_column_above_2_to_63_is_refused(tmp_path: Path) -> None:
+    days = pa.array([1, 2**64 - 1], pa.uint64())
+    pq.write_table(pa.table({"user": [1, 2], "y": [0, 1], "day": days}), tmp_path / "a.parquet")
+    schema = TableSchema(
+        label=("y",), sparse=(SparseColumn(column="user"),), split=parse_split("day: 1..2, 3..4")
+    )
+    with pytest.raises(
+        DataError, match=r"a\.parquet: line or sample 1: split column 'day' has 18446744073709551615"
+    ):
+        prepare(ParquetFiles([tmp_path / "a.parquet"], schema), tmp_path / "out")

@@ -168,7 +168,10 @@ def numbers(schema: TableSchema, data: pa.RecordBatch, place: Place) -> dict[str
 
 
 def dense_values(column: DenseColumn, data: pa.RecordBatch, place: Place) -> NDArray[np.float32]:
-    """A numeric column of a batch as float32. Raises DataError for another type, a missing value, NaN or infinity."""
+    """A numeric column of a batch as float32, rounded to the nearest.
+
+    Raises DataError for another type, a missing value, NaN or infinity.
+    """
     array = data.column(column.column)
     here = f"{place}: column {column.column!r}"
     if not (
@@ -185,9 +188,9 @@ def dense_values(column: DenseColumn, data: pa.RecordBatch, place: Place) -> NDA
                 f"{place.at(row)}: column {column.column!r} has no value; set missing = 0.0 in the schema, or fill it"
             )
         missing = np.asarray(pc.is_null(array))
-        values = np.asarray(pc.fill_null(array.cast(pa.float64()), 0.0))
+        values = np.asarray(pc.fill_null(array.cast(pa.float64(), safe=False), 0.0))
     else:
-        missing, values = None, np.asarray(array.cast(pa.float64()))
+        missing, values = None, np.asarray(array.cast(pa.float64(), safe=False))
     wrong = ~(np.abs(values) <= np.finfo(np.float32).max)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

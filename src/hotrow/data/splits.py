@@ -126,6 +126,11 @@ def _times(array: pa.Array, column: str, place: Place) -> NDArray[np.int64]:
         raise DataError(
             f"{place}: split column {column!r} is {array.type}; give whole numbers, dates or timestamps"
         )
+    if array.type == pa.uint64() and (above := np.asarray(array) > np.iinfo(np.int64).max).any():
+        row = int(above.argmax())
+        raise DataError(
+            f"{place.at(row)}: split column {column!r} has {array[row]}, above 2^63 - 1; give smaller numbers"
+        )
     return np.asarray(array.cast(pa.int64()))
 
 
