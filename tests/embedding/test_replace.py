@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -270,3 +271,18 @@ def test_training_mode_and_state_dict_of_the_original_load():
     with pytest.raises(RuntimeError, match="table 'plain'"):
         model.load_state_dict({**original.state_dict(), "plain.weight": torch.zeros(1, 4)})
     original.load_state_dict(model.state_dict())
+
+
+def test_a_late_refusal_changes_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torchrec and its own imports say of themselves
+        modules = pytest.importorskip("torchrec.modules", exc_type=ImportError)
+    tables = [
+        modules.embedding_configs.EmbeddingBagConfig(4, 4, name=n, feature_names=[n]) for n in ("p", "q")
+    ]
+    collection = modules.embedding_modules.EmbeddingBagCollection(tables=tables)
+    collection.embedding_bags["p"].weight.requires_grad_(False)
+    model = nn.ModuleDict({"a": nn.Embedding(3, 2), "z": collection})
+    with pytest.raises(ConfigError, match=r"z: tables \['p'\] are frozen and the others are not"):
+        replace_embeddings(model)
+    assert type(model["a"]) is nn.Embedding and model["z"] is collection

@@ -71,9 +71,9 @@ def replace_embeddings(
         )
     check_plan([table for item in found for table in item.tables], plan)
     _refuse_tied_weights(model, found)
+    twins = [_build(item, optimizer, seed) for item in found]  # whatever is refused is refused here
     replacements = []
-    for item in found:
-        twin = _build(item, optimizer, seed)
+    for item, twin in zip(found, twins):
         twin.train(item.module.training)
         for path in item.paths:
             parent, _, name = path.rpartition(".")
