@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prepare_data import RowSource, tree_bytes
 from test_prepare import SCHEMA, TYPES, make_rows
 
-from hotrow.data import PrepareOptions, prepare, write_criteo_tsv
+from hotrow.data import PrepareOptions, RawBatch, prepare, write_criteo_tsv
 from hotrow.data.chunks import Journal
 from hotrow.errors import ConfigError, HotrowError
 
@@ -91,6 +93,42 @@ def test_damaged_work_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(HotrowError, match="chunk-000000: truncated or altered; delete"):
         prepare(source, tmp_path / "out", PrepareOptions(shard_rows=32))
+
+
+class PreparedTwice(RowSource):
+    """While it is read, another preparation into the same directory begins."""
+
+    def batches(self, position: Mapping[str, Any] | None, num_rows: int) -> Iterator[RawBatch]:
+        for batch in super().batches(position, num_rows):
+            for options in ({}, {"overwrite": True}, {"resume": False}):
+                with pytest.raises(ConfigError, match=rf"{self.out}: another preparation is writing here"):
+                    prepare(RowSource(self.rows, SCHEMA), self.out, PrepareOptions(**options))
+            yield batch
+
+    out: Path
+
+
+def test_a_second_preparation_into_a_directory_is_refused(tmp_path: Path) -> None:
+    prepare(RowSource(make_rows(40), SCHEMA, types=TYPES), tmp_path / "whole")
+    source = PreparedTwice(make_rows(40), SCHEMA, types=TYPES)
+    source.out = tmp_path / "out"
+    prepare(source, tmp_path / "out")
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+
+
+def test_a_killed_preparation_leaves_no_lock(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, pathlib; from hotrow.data.locking import only_writer\n"
+        "with only_writer(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")])
+    assert done.returncode == -signal.SIGKILL and (tmp_path / "out" / ".lock").exists()
+    prepare(RowSource(make_rows(40), SCHEMA, types=TYPES), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "shards",
+        "vocabularies",
+    ]
 
 
 @pytest.mark.slow

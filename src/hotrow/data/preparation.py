@@ -25,6 +25,7 @@ from hotrow.config import to_dict
 from hotrow.data.building import FeatureTask, VocabularyBuilder, feature_tasks
 from hotrow.data.chunks import Chunk, Journal
 from hotrow.data.encoding import Encoder, Layout
+from hotrow.data.locking import LOCK_FILE, only_writer
 from hotrow.data.manifest import MANIFEST_FILE, DatasetManifest, FeatureInfo, load_manifest
 from hotrow.data.options import PrepareOptions
 from hotrow.data.parsing import Parser
@@ -58,8 +59,8 @@ def prepare(
     """Prepare ``source`` into directory ``out`` and return what was done.
 
     A directory that holds the work of a killed run with the same source and options is gone on with; one that holds
-    the finished dataset is left as it is. Raises ConfigError (options, another dataset in ``out``), DataError (the
-    log: file, line, column, value), FormatError, StorageError (full disk: the path).
+    the finished dataset is left as it is. Raises ConfigError (options, another dataset in ``out``, another preparation
+    at work there), DataError (the log: file, line, column, value), FormatError, StorageError (full disk: the path).
     """
     return _Preparation(source, Path(out), options or PrepareOptions(), progress or _no_progress).run()
 
@@ -92,6 +93,12 @@ class _Preparation:
         }
 
     def run(self) -> PrepareReport:
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out}: is a file; give a new or an empty directory as output")
+        with only_writer(self.out):
+            return self._run()
+
+    def _run(self) -> PrepareReport:
         finished = self._finished()
         if finished is not None:
             return finished
@@ -115,8 +122,6 @@ class _Preparation:
 
     def _finished(self) -> PrepareReport | None:
         """The report of a dataset that is there already. Raises ConfigError if it is another one."""
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"{self.out}: is a file; give a new or an empty directory as output")
         if self.options.overwrite:
             _remove_dataset(self.out)
         if not (self.out / MANIFEST_FILE).exists():
@@ -135,7 +140,7 @@ class _Preparation:
     def _open_journal(self) -> Journal:
         if not self.options.resume:
             shutil.rmtree(self.work, ignore_errors=True)
-        if self.out.exists() and not self.work.exists() and any(self.out.iterdir()):
+        if not self.work.exists() and any(path.name != LOCK_FILE for path in self.out.iterdir()):
             raise ConfigError(f"{self.out}: is not empty and no dataset; give an empty or a new directory")
         _remove_torn_files(self.out)
         journal = Journal(self.work / "journal")
