@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import random
 from pathlib import Path
@@ -269,12 +270,39 @@ def test_csv_errors_name_line_and_column(tmp_path: Path, old: str, new: str, mes
         ('columns = ["user", "item"]', 'columns = ["user", "tags"]', "cross 'user_x_item'"),
         ('name = "user_x_item"', 'name = "user"', "used twice"),
         ("[split]", "[split", "not TOML"),
+        ("[split]", '[csv]\ndelimiter = ""\n[split]', r"csv: delimiter = '' is not allowed; give one ASCII"),
+        ("[split]", '[csv]\ndelimiter = "ab"\n[split]', r"csv: delimiter = 'ab' is not allowed"),
+        ("[split]", '[csv]\ndelimiter = "\\n"\n[split]', r"csv: delimiter = '\\n' is not allowed"),
+        ("[split]", '[csv]\nquote = "é"\n[split]', r"csv: quote = 'é' is not allowed; give one ASCII"),
+        ("[split]", '[csv]\nquote = ","\n[split]', "csv: delimiter and quote are both ','"),
+        (
+            "multi_valued = true",
+            'multi_valued = true\nseparator = ""',
+            "column 'tags': separator = '' is not",
+        ),
+        (
+            'column = "user"',
+            'column = "user.id"',
+            r'feature name \'user\.id\' has a dot.*give name = "user_id"',
+        ),
+        ('name = "user_x_item"', 'name = "user.item"', r'cross\[0\]: feature name .*give name = "user_item"'),
+        ("missing = 0.5", "missing = nan", "column 'price': missing = nan is not allowed"),
     ],
 )
 def test_wrong_schemas_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     (tmp_path / "s.toml").write_text(SCHEMA_TOML.replace(old, new))
     with pytest.raises(ConfigError, match=rf"s\.toml.*{message}"):
         load_schema(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "\x01"])
+def test_a_delimiter_and_a_dotted_column_with_a_name(tmp_path: Path, delimiter: str) -> None:
+    text = SCHEMA_TOML.replace('column = "user"', 'column = "user.id"\nname = "user"')
+    (tmp_path / "s.toml").write_text(text + "\n[csv]\nquote = ''\ndelimiter = " + json.dumps(delimiter))
+    lines = ["user.id,tags,item,price,w,click,buy,day", "ann,a|b,1,2.5,1,1,0,2024-01-01"]
+    log = write_lines(tmp_path / "log.csv", [line.replace(",", delimiter) for line in lines])
+    manifest = prepare(CsvFiles([log], load_schema(tmp_path / "s.toml")), tmp_path / "out").manifest
+    assert manifest.features[0].name == "user" and manifest.num_samples("train") == 1
 
 
 def parquet_table(num: int) -> pa.Table:

@@ -16,6 +16,14 @@ from hotrow.errors import ConfigError
 ValueType = Literal["auto", "int", "text", "hex"]
 
 
+def check_feature_name(name: str) -> None:
+    """Raise ConfigError for a name that a table cannot have: the keys of a model's state are made of it."""
+    if not name or "." in name:
+        what = "has a dot" if name else "is empty"
+        other = name.replace(".", "_") or "feature"
+        raise ConfigError(f'feature name {name!r} {what}, no table can be named so; give name = "{other}"')
+
+
 @dataclass(frozen=True, kw_only=True)
 class SparseColumn:
     """A raw column that becomes a sparse feature.
@@ -35,6 +43,13 @@ class SparseColumn:
     num_oov_buckets: Annotated[int | None, Range(ge=0)] = None
     hash_rows: Annotated[int | None, Range(ge=1)] = None
 
+    def __post_init__(self) -> None:
+        check_feature_name(self.feature)
+        if not self.separator:
+            raise ConfigError(
+                f"column {self.column!r}: separator = '' is not allowed; give at least one character"
+            )
+
     @property
     def feature(self) -> str:
         return self.name or self.column
@@ -50,6 +65,9 @@ class CrossColumn:
     num_oov_buckets: Annotated[int | None, Range(ge=0)] = None
     hash_rows: Annotated[int | None, Range(ge=1)] = None
 
+    def __post_init__(self) -> None:
+        check_feature_name(self.name)
+
     @property
     def feature(self) -> str:
         return self.name
@@ -62,6 +80,12 @@ class DenseColumn:
     column: str
     transform: Literal["none", "log1p"] = "none"
     missing: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.missing is not None and not abs(self.missing) <= np.finfo(np.float32).max:
+            raise ConfigError(
+                f"column {self.column!r}: missing = {self.missing} is not allowed; give a finite 32-bit float"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +107,19 @@ class SplitRule:
 
 @dataclass(frozen=True, kw_only=True)
 class CsvFormat:
-    """How a CSV file is written. columns: names in order, for files without a header line."""
+    """How a CSV file is written. columns: names in order, for files without a header line. quote: empty for none."""
 
     delimiter: str = ","
     quote: str = '"'
     columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key, value in (("delimiter", self.delimiter), ("quote", self.quote)):
+            is_character = len(value) == 1 and value.isascii() and value not in "\0\r\n"
+            if not is_character and (key, value) != ("quote", ""):
+                raise ConfigError(f"{key} = {value!r} is not allowed; give one ASCII character")
+        if self.delimiter == self.quote:
+            raise ConfigError(f"delimiter and quote are both {self.quote!r}; give two different characters")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,9 +106,6 @@ class CsvFiles(DelimitedSource):
         self, paths: Sequence[str | Path], schema: TableSchema, *, skip_malformed: bool = False
     ) -> None:
         has_header = not schema.csv.columns
-        for text in (schema.csv.delimiter, schema.csv.quote):
-            if len(text.encode()) > 1:
-                raise ConfigError(f"csv: {text!r} is not one character")
         super().__init__(
             paths,
             delimiter=schema.csv.delimiter,
