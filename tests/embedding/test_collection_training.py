@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -286,3 +288,18 @@ def test_autocast_leaves_the_lookup_in_fp32(generator):
         assert pooled.dtype == torch.float32
         net(pooled).float().sum().backward()
     assert collection.step == 1
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD(lr=0.1), None])
+def test_requires_grad_freezes_and_unfreezes(optimizer):
+    tables = [EmbeddingBagConfig(num_embeddings=5, embedding_dim=2, name="a", feature_names=["x"])]
+    collection = EmbeddingBagCollection(tables, optimizer=optimizer)
+    features = KeyedJaggedTensor(["x"], torch.tensor([1]), lengths=torch.tensor([1]))
+    assert collection.requires_grad_(False) is collection
+    assert not collection(features).values().requires_grad
+    assert not copy.deepcopy(collection)(features).values().requires_grad
+    collection.requires_grad_()
+    collection(features).values().sum().backward()
+    assert collection.step == (0 if optimizer is None else 1)
+    collection.freeze()
+    assert not collection(features).values().requires_grad

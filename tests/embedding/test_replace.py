@@ -286,3 +286,63 @@ def test_a_late_refusal_changes_nothing():
     with pytest.raises(ConfigError, match=r"z: tables \['p'\] are frozen and the others are not"):
         replace_embeddings(model)
     assert type(model["a"]) is nn.Embedding and model["z"] is collection
+
+
+class TiedByHand(nn.Module):
+    """The embedding's weight is also the output's, through a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.e = nn.Embedding(6, 4)
+
+    def forward(self, ids):
+        return nn.functional.linear(self.e(ids), self.e.weight)
+
+
+def test_a_gradient_that_would_be_lost_is_an_error():
+    torch.manual_seed(0)
+    before, ids = TiedByHand(), torch.tensor([1, 2])
+    fused, sparse = copy.deepcopy(before), copy.deepcopy(before)
+    replace_embeddings(fused, optimizer=optim.SGD(lr=0.1))
+    rows = fused.state_dict()["e.weight"].clone()
+    with pytest.raises(
+        ConfigError, match=r"table 'e': its weight is used outside its lookup .*optimizer=None"
+    ):
+        fused(ids).sum().backward()
+    assert torch.equal(fused.state_dict()["e.weight"], rows) and fused.e.step == 0
+    with torch.no_grad():
+        torch.testing.assert_close(fused(ids), before(ids))
+    nn.functional.linear(fused.e(ids), fused.e.weight.detach()).sum().backward()
+    assert fused.e.step == 1
+    fused.e.freeze()
+    assert not fused(ids).requires_grad
+    replace_embeddings(sparse, optimizer=None)
+    for model in (before, sparse):
+        model(ids).sum().backward()
+    torch.testing.assert_close(sparse.e.weight.grad.to_dense(), before.e.weight.grad)
+
+
+def test_weight_is_the_rows_themselves():
+    model = nn.ModuleDict({"e": nn.Embedding(4, 2)})
+    replace_embeddings(model)
+    with torch.no_grad():
+        model["e"].weight[2] = 7
+    nn.init.constant_(model["e"].weight, 5)
+    assert model["e"](torch.tensor([2])).tolist() == [[5, 5]]
+    assert model["e"].weight.data_ptr() == model["e"].row_arrays()["e.weight"].data_ptr()
+    model["e"].close()
+    with pytest.raises(AttributeError, match="weight"):
+        model["e"].weight  # noqa: B018
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD(lr=0.1), None])
+def test_an_id_outside_is_told_where_it_stands_among_padding(optimizer):
+    model = nn.ModuleDict({"e": nn.EmbeddingBag(9, 3, padding_idx=0), "w": nn.Embedding(9, 3, padding_idx=0)})
+    replace_embeddings(model, optimizer=optimizer)
+    ids = torch.tensor([[0, 0, 1], [0, 9, 2]])
+    with pytest.raises(IdOutOfRange, match=r"sample 1, position 1: id 9 .*9 rows"):
+        model["e"](ids)
+    with pytest.raises(IdOutOfRange, match=r"sample 1, position 1: id 9 .*9 rows"):
+        model["e"](ids.flatten(), torch.tensor([0, 3]))
+    with pytest.raises(IdOutOfRange, match=r"lookup 4: id 9 .*9 rows"):
+        model["w"](ids)

@@ -116,6 +116,22 @@ class FusedGather(torch.autograd.Function):
         return None, None, None, None
 
 
+class ReadRows(torch.autograd.Function):
+    """The rows of a fused table, to be read: whatever would send a gradient into them is an error in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, rows: Tensor, table: str) -> Tensor:
+        ctx.table = table
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        raise ConfigError(
+            f"table {ctx.table!r}: its weight is used outside its lookup and would get a gradient there, which the "
+            "fused update cannot apply; detach() it there, or replace_embeddings(..., optimizer=None)"
+        )
+
+
 class SparsePooled(torch.autograd.Function):
     """Pooled lookup with an ordinary sparse gradient per table: ``[num_embeddings, dim]``, uncoalesced."""
 

@@ -145,9 +145,18 @@ class TableModule(nn.Module):
 
     def freeze(self) -> None:
         """No forward from now on records an update. The backward of an earlier forward still makes its own."""
-        self._anchor.requires_grad_(False)
-        for rows in self._store.rows:
-            rows.requires_grad_(False)
+        self.requires_grad_(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze (False) or train again (True), from the next forward on.
+
+        Rows with a fused optimizer are in nobody's ``parameters()``, so ``requires_grad_`` of a model that holds this
+        module does not reach them: call this one.
+        """
+        super().requires_grad_(requires_grad)
+        if self._is_fused:
+            self._anchor.requires_grad_(requires_grad)
+        return self
 
     def _parameters_in_order(self) -> list[Tensor]:
         """The tables' parameters where there is no optimizer of our own."""

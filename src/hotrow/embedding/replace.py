@@ -57,7 +57,9 @@ def replace_embeddings(
     places stays shared. Replaced rows are trained by ``optimizer`` in the backward and are no longer in
     ``parameters()``, so call this before the model's own optimizer is built; with ``optimizer=None`` they stay
     parameters with sparse gradients. A table of an ``nn`` module is named by its path in the model. Frozen weights
-    stay frozen.
+    stay frozen. A replaced ``weight`` may be read, but a gradient that reaches it other than through the module's own
+    call (a weight tied by ``F.linear(x, embedding.weight)``, a penalty on the weight) is a ConfigError in the
+    backward; the tables of a replaced TorchRec collection have no such guard, and give no gradient there.
 
     Raises ConfigError, before anything is changed, naming the path and the feature that has no exact counterpart:
     max_norm, scale_grad_by_freq, mode 'max', weights tied to another module, hooks, subclasses with their own

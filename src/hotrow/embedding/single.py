@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hotrow.core import EmbeddingBagConfig
-from hotrow.embedding.lookup import FusedGather, SparseGather
+from hotrow.embedding.lookup import FusedGather, ReadRows, SparseGather
 from hotrow.embedding.module import TableModule, load_rows
 from hotrow.embedding.store import TableStore
 from hotrow.errors import ConfigError, DataError
@@ -21,8 +21,6 @@ class SingleTable(TableModule):
 
     table: its configuration. rows: the arena. is_frozen: no backward changes the rows.
     """
-
-    weight: Tensor
 
     def __init__(
         self,
@@ -40,17 +38,37 @@ class SingleTable(TableModule):
         super().__init__(store)
         self.table, self.padding_idx = table, padding_idx
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
-        self.weight = rows
+        if isinstance(rows, nn.Parameter):
+            self.register_parameter("weight", rows)
         self._dtype = rows.dtype
         if is_frozen:
             self.freeze()
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows: the parameter with ``optimizer=None``, else the arena itself, seen by the caller.
+
+        A fused table learns from its lookups alone, so where gradients are on and the table is not frozen, a
+        gradient that reaches these rows any other way (``F.linear(x, table.weight)``) raises ConfigError in the
+        backward. Write to them under ``torch.no_grad()``, as to any weight.
+        """
+        parameter = self._parameters.get("weight")
+        if parameter is not None:
+            return parameter
+        if not self._is_fused or not self._store.rows:
+            raise AttributeError(f"{type(self).__name__} has no weight: it is closed")
+        if not (torch.is_grad_enabled() and self._anchor.requires_grad):
+            return self._store.rows[0]
+        return ReadRows.apply(self._anchor, self._store.rows[0], self.table.name)  # type: ignore[no-any-return, no-untyped-call]
 
     def _parameters_in_order(self) -> list[Tensor]:
         return [self.weight]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
+        with torch.no_grad():  # the arena itself
+            rows = self.weight
+        destination[prefix + "weight"] = rows if keep_vars else rows.detach()
 
     def _load_from_state_dict(
         self,
@@ -62,13 +80,19 @@ class SingleTable(TableModule):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        load_rows(
-            self.table, self.weight, state_dict, prefix, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        rows = self.weight.detach()
+        load_rows(self.table, rows, state_dict, prefix, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def _is_outside(self, ids: Tensor) -> bool:
+        """Whether any id is outside the table: asked before padding is dropped, so that errors tell positions."""
+        if not ids.shape[0]:
+            return False
+        low, high = ids.aminmax()
+        return bool(low < 0) or bool(high >= self.num_embeddings)
 
     def close(self) -> None:
         super().close()
-        del self.weight
+        self._parameters.clear()
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
@@ -129,6 +153,8 @@ class PooledTable(SingleTable):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         KeyedJaggedTensor([self.table.name], values, offsets=bounds).check()
         assert self.padding_idx is not None
+        if self._is_outside(values):
+            self._store.pool(values, bounds.to(values.dtype), None)  # refuses the id where it stands
         keep = values.ne(self.padding_idx)
         kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
         return values[keep], kept_before[bounds.long()], None if weights is None else weights[keep]
@@ -155,6 +181,8 @@ class GatheredTable(SingleTable):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _rows_around_padding(self, values: Tensor) -> Tensor:
         assert self.padding_idx is not None
+        if self._is_outside(values):
+            self._store.gather(values, [values.shape[0]])  # refuses the id where it stands
         kept = torch.nonzero(values != self.padding_idx).flatten()
         padding = self.weight.detach()[self.padding_idx].float()
         return padding.repeat(values.shape[0], 1).index_copy(0, kept, self._rows(values[kept]))
