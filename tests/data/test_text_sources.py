@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,16 @@ def test_csv_with_a_schema(tmp_path: Path) -> None:
         ),
         ("ann,a|b,1,2.5", "ann,a|b,1,inf", r"line 2: column 'price' has the value 'inf'"),
         ("ann,a|b,1,2.5,1,", "ann,a|b,1,2.5,,", r"line 2: column 'w' has no value"),
+        (
+            "1,1,0,2024-01-01",
+            "1,7.0,0,2024-01-01",
+            r"line.* 2: label column 'click' has 7; labels lie in 0",
+        ),
+        (
+            "0.25,0,0,2024",
+            "0.25,0,-0.5,2024",
+            r"line.* 4: label column 'buy' has -0\.5; labels lie in 0\.\.1",
+        ),
         ("2024-01-03", "yesterday", r"line 4: column 'day' has the value 'yesterday', which is not a date"),
         ("ann,c|a|d", "ann", r"line 4: 8 columns, expected 9"),
         ("user,tags", "user,words", r"no column 'tags', which the schema names; it has user, words"),
@@ -394,6 +405,23 @@ def test_criteo_numbers_above_2_to_53_are_rounded(tmp_path: Path) -> None:
     log = write_lines(tmp_path / "log", ["\t".join(values)])
     manifest = prepare(Criteo([log]), tmp_path / "out").manifest
     assert read_split(tmp_path / "out", manifest, "train")["dense"][0][0] == np.float32(np.log1p(2**53))
+
+
+def test_labels_of_parquet_files_lie_in_0_to_1(tmp_path: Path) -> None:
+    schema = TableSchema(label=("y",), sparse=(SparseColumn(column="user"),))
+    for labels, message in (
+        ([0, 1, 2**60], "sample 2: label column 'y' has 1.15292e+18"),
+        ([0.0, 0.25, 1.0], ""),
+    ):
+        out = tmp_path / f"out-{len(message)}"
+        pq.write_table(pa.table({"user": [1, 2, 3], "y": labels}), tmp_path / "a.parquet")
+        source = ParquetFiles([tmp_path / "a.parquet"], schema)
+        if message:
+            with pytest.raises(DataError, match=re.escape(message)):
+                prepare(source, out)
+        else:
+            manifest = prepare(source, out).manifest
+            assert read_split(out, manifest, "train")["labels"] == [[label] for label in labels]
 
 
 def test_a_split_column_above_2_to_63_is_refused(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def numbers(schema: TableSchema, data: pa.RecordBatch, place: Place) -> dict[str
         dense[:, i] = dense_values(column, data, place)
     labels = np.empty((num, len(schema.label)), np.float32)
     for i, name in enumerate(schema.label):
-        labels[:, i] = dense_values(DenseColumn(column=name), data, place)
+        labels[:, i] = _labels(name, data, place)
     numbers = {"dense": dense.reshape(-1), "labels": labels.reshape(-1)}
     if schema.weight:
         weights = dense_values(DenseColumn(column=schema.weight), data, place)
@@ -165,6 +165,17 @@ def numbers(schema: TableSchema, data: pa.RecordBatch, place: Place) -> dict[str
             raise DataError(f"{place.at(row)}: weight {weights[row]:g}; weights must be >= 0")
         numbers["weights"] = weights
     return numbers
+
+
+def _labels(name: str, data: pa.RecordBatch, place: Place) -> NDArray[np.float32]:
+    labels = dense_values(DenseColumn(column=name), data, place)
+    is_wrong = ~((labels >= 0) & (labels <= 1))
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        raise DataError(
+            f"{place.at(row)}: label column {name!r} has {labels[row]:g}; labels lie in 0..1, scale it or give 0 and 1"
+        )
+    return labels
 
 
 def dense_values(column: DenseColumn, data: pa.RecordBatch, place: Place) -> NDArray[np.float32]:
