@@ -8,7 +8,8 @@
     │   └── IdOutOfRange    an id is outside its table (feature, position, value)
     ├── FormatError         a file is not what it should be: version, checksum, truncated, foreign   exit 2
     ├── PlanInfeasible      a plan does not fit (table, tier, need, have, gap, remedy)   exit 2
-    ├── StorageError        the operating system refused a read or write (path, errno)   exit 1
+    ├── StorageError        the operating system refused a read or write (path, cause)
+    │                       a full disk (no space left, quota exceeded): exit 2; else exit 1
     └── NativeUnavailable   the native kernels are missing, or an unknown CPU level was asked for   exit 2
 
 A message says what, where, the numbers, and the remedy, in one line. ``assert`` is for our own invariants.
@@ -16,23 +17,24 @@ A message says what, where, the numbers, and the remedy, in one line. ``assert``
 
 from __future__ import annotations
 
+import errno
+
 
 class HotrowError(Exception):
     """Base of all errors hotrow raises on purpose."""
 
-    exit_code = 1
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        return 2
 
 
 class ConfigError(HotrowError, ValueError):
     """An option, a recipe, a configuration file or an argument is wrong."""
 
-    exit_code = 2
-
 
 class DataError(HotrowError, ValueError):
     """The input data is wrong; the message names file, line or sample, column and value."""
-
-    exit_code = 2
 
 
 class IdOutOfRange(DataError, IndexError):
@@ -42,20 +44,27 @@ class IdOutOfRange(DataError, IndexError):
 class FormatError(HotrowError, ValueError):
     """A file is not what it should be: unknown version, wrong checksum, truncated, or of another model."""
 
-    exit_code = 2
-
 
 class PlanInfeasible(HotrowError, ValueError):
     """A plan is incomplete or does not fit; the message names table, tier, need, have, gap and the remedy."""
 
-    exit_code = 2
-
 
 class StorageError(HotrowError, OSError):
-    """The operating system refused a read or a write; the message names the path and the cause."""
+    """The operating system refused a read or a write; the message names the path and the cause.
+
+    Raised ``from`` the OSError, whose errno tells a full disk from other failures.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a full disk, which the caller can mend; 1 for anything else."""
+        cause: BaseException | None = self
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                return 2
+            cause = cause.__cause__
+        return 1
 
 
 class NativeUnavailable(HotrowError, RuntimeError):
     """The native kernels could not be loaded, or an unknown or unsupported CPU level was asked for."""
-
-    exit_code = 2

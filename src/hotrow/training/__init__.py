@@ -3,8 +3,9 @@
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, Model, build, build_tables
 from hotrow.training.config import RunConfig
+from hotrow.training.curves import tensorboard_available
 from hotrow.training.evaluation import evaluate
-from hotrow.training.history import History, read_history, tensorboard_available
+from hotrow.training.history import History, read_history
 from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence, TerminalProgress
 from hotrow.training.trainer import Trainer, TrainingResult, weighted_loss

@@ -139,12 +139,9 @@ class Trainer:
             self._resume(checkpoints, loader)
         history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
         first_sample = self.state.num_samples
-        try:
-            with self.progress:
-                self._run_steps(loader, checkpoints, history)
-                checkpoint = self._finish(loader, checkpoints, history)
-        finally:
-            history.close()
+        with self.progress:
+            self._run_steps(loader, checkpoints, history)
+            checkpoint = self._finish(loader, checkpoints, history)
         trained = self.state.num_samples - first_sample
         return TrainingResult(
             run_dir=self.run_dir,
