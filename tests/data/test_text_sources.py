@@ -157,6 +157,31 @@ def test_malformed_lines_are_named_or_skipped(tmp_path: Path, spoil: object, mes
     }
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("sample", [1.0, 0.999])
+def test_messages_after_skipped_lines_name_the_true_line(tmp_path: Path, sample: float) -> None:
+    lines = ["u,x,y", "a,1,0", "bad", *["b,2,1"] * 40, "", "c,3", "d,4,1", "e,5,9"]
+    log = write_lines(tmp_path / "log.csv", lines)
+    schema = TableSchema(label=("y",), sparse=(SparseColumn(column="u"),), dense=(DenseColumn(column="x"),))
+    with pytest.raises(DataError, match=rf"log\.csv: line or sample {len(lines)}: label column 'y' has 9"):
+        prepare(CsvFiles([log], schema, skip_malformed=True), tmp_path / "out", PrepareOptions(sample=sample))
+    write_lines(log, [*lines[:-1], "e,5,1"])
+    options = PrepareOptions(split=parse_split("0.9, 0.1"), unknown="error", num_oov_buckets=0, sample=sample)
+    with pytest.raises(DataError, match=rf"log\.csv: line or sample {len(lines) - 1}.*'d'"):
+        prepare(CsvFiles([log], schema, skip_malformed=True), tmp_path / "unknown", options)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_of_malformed_lines_alone_are_counted(tmp_path: Path) -> None:
+    log = write_lines(tmp_path / "log", criteo_lines(5))
+    bad = write_lines(tmp_path / "bad", ["bad"] * 3000)
+    for number, files in enumerate(([bad, log], [log, bad], [bad, log, bad])):
+        report = prepare(Criteo(files, skip_malformed=True), tmp_path / f"out-{number}")
+        assert (report.num_read, report.num_skipped) == (5, 3000 * files.count(bad))
+        whole = prepare(Criteo([log]), tmp_path / f"whole-{number}").manifest
+        assert report.manifest.splits == whole.splits
+
+
 def test_truncated_gzip_is_named(tmp_path: Path) -> None:
     data = gzip.compress("\n".join(criteo_lines(500)).encode())
     (tmp_path / "a.gz").write_bytes(data[: len(data) // 2])
@@ -261,6 +286,9 @@ def test_csv_with_a_schema(tmp_path: Path) -> None:
             r"line.* 4: label column 'buy' has -0\.5; labels lie in 0\.\.1",
         ),
         ("2024-01-03", "yesterday", r"line 4: column 'day' has the value 'yesterday', which is not a date"),
+        ("2024-01-01,x", '2024-01-01,"x', r'line 2: a quote " that is not closed'),
+        ("other\n", '"other\n', r"line 1: a quote that is not closed"),
+        ("x\nann,c", "x\rann,c", r"line 3: a carriage return within the line"),
         ("ann,c|a|d", "ann", r"line 4: 8 columns, expected 9"),
         ("user,tags", "user,words", r"no column 'tags', which the schema names; it has user, words"),
     ],
@@ -304,6 +332,22 @@ def test_wrong_schemas_are_refused(tmp_path: Path, old: str, new: str, message: 
     (tmp_path / "s.toml").write_text(SCHEMA_TOML.replace(old, new))
     with pytest.raises(ConfigError, match=rf"s\.toml.*{message}"):
         load_schema(tmp_path / "s.toml")
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("number", [2, 700, 1000])
+def test_a_quote_that_is_not_closed_swallows_no_line(tmp_path: Path, number: int) -> None:
+    lines = ["y,u", *["1,a"] * 999]
+    whole = write_lines(tmp_path / "whole.csv", lines[:-1])
+    lines[number - 1] = '1,"a'
+    log = write_lines(tmp_path / "log.csv", lines)
+    schema = TableSchema(label=("y",), sparse=(SparseColumn(column="u"),))
+    with pytest.raises(DataError, match=rf'log\.csv: line {number}: a quote " that is not closed'):
+        prepare(CsvFiles([log], schema), tmp_path / "out")
+    report = prepare(CsvFiles([log], schema, skip_malformed=True), tmp_path / "out")
+    assert (report.num_read, report.num_skipped) == (998, 1)
+    expected = prepare(CsvFiles([whole], schema), tmp_path / "expected").manifest
+    assert report.manifest.splits == expected.splits
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "\x01"])

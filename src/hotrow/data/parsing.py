@@ -36,8 +36,8 @@ def chunk_rows(source: Source, position: Mapping[str, Any] | None, memory_bytes:
     row_bytes = float(_COLUMN_BYTES * num_columns)
     if any(column.multi_valued for column in schema.sparse):
         batches = source.batches(position, _MIN_CHUNK_ROWS)
-        first = next(iter(batches), None)
-        if first is not None and first.data.num_rows:
+        first = next((batch for batch in batches if batch.data.num_rows), None)
+        if first is not None:
             row_bytes += _COPIES * first.data.nbytes / first.data.num_rows
     rows = int(memory_bytes / (9 * row_bytes))
     return min(max(rows, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS)
@@ -64,8 +64,11 @@ class Parser:
         rows = chunk_rows(self._source, position, self._options.memory_bytes)
         pending: Future[dict[str, Any]] | None = None
         with ThreadPoolExecutor(1) as pool:
-            for number, batch in enumerate(self._source.batches(position, rows), len(done)):
+            number = len(done)
+            for batch in self._source.batches(position, rows):
                 num_skipped += batch.num_skipped
+                if not batch.data.num_rows:
+                    continue
                 entry = {
                     "kind": "chunk",
                     "next_row": next_row + batch.data.num_rows,
@@ -76,6 +79,7 @@ class Parser:
                     yield next_row
                 pending = pool.submit(self._write_chunk, number, batch, next_row, entry)
                 next_row += batch.data.num_rows
+                number += 1
             if pending is not None:
                 self._journal.append(pending.result())
         if not next_row:
@@ -89,13 +93,13 @@ class Parser:
     def _write_chunk(
         self, number: int, batch: RawBatch, first_row: int, entry: dict[str, Any]
     ) -> dict[str, Any]:
-        data, place = batch.data, Place(batch.where, batch.first_line)
+        data, place = batch.data, batch.place()
         rows = np.arange(first_row, first_row + data.num_rows, dtype=np.int64)
         codes = None if self._splitter.by_order else self._splitter.codes_of_batch(data, first_row, place)
         if self._options.sample < 1:
             keep = mix(~rows) < np.uint64(int(self._options.sample * 2**64))
             data = data.filter(pa.array(keep))
-            place = Place(batch.where, batch.first_line, np.flatnonzero(keep))
+            place = batch.place(keep)
             codes = None if codes is None else codes[keep]
         writer = ChunkWriter(self._directory / f"chunk-{number:06d}")
         try:

@@ -169,7 +169,8 @@ class RawBatch:
 
     data: the raw columns. position: JSON value from which ``Source.batches`` goes on after this batch. where and
     first_line: file, and line or sample number of the first sample, for messages. num_skipped: malformed lines left
-    out since the batch before.
+    out since the batch before. rows: how many lines each sample is behind the first, where lines between them were left
+    out; None: as many as samples. A batch without samples says that lines were left out.
     """
 
     data: pa.RecordBatch
@@ -177,11 +178,20 @@ class RawBatch:
     where: str = ""
     first_line: int = 0
     num_skipped: int = 0
+    rows: NDArray[np.int64] | None = None
+
+    def place(self, kept: NDArray[np.bool_] | None = None) -> Place:
+        """Where its samples come from, or those of them that are ``kept``."""
+        if kept is None:
+            return Place(self.where, self.first_line, self.rows)
+        rows = np.flatnonzero(kept) if self.rows is None else self.rows[kept]
+        return Place(self.where, self.first_line, rows)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where some samples come from, for messages. rows: which samples of the batch they are, if not all."""
+    """Where some samples come from, for messages. rows: how many lines or samples each is behind the first, if not as
+    many as samples."""
 
     where: str
     first_line: int

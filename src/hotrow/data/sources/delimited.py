@@ -4,6 +4,7 @@ line by line, so that a message can name line, column and value."""
 from __future__ import annotations
 
 import csv
+import io
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+from numpy.typing import NDArray
 
 from hotrow.data.keys import parse_hex
 from hotrow.data.source import RawBatch, TableSchema
@@ -93,26 +95,28 @@ class DelimitedSource:
     def batches(self, position: Mapping[str, Any] | None, num_rows: int) -> Iterator[RawBatch]:
         done = position["rows"] if position else 0
         for block in read_blocks(self.files, position, num_rows * _BYTES_PER_ROW):
-            batch, num_skipped = self._parse_block(block)
+            batch, num_skipped, lines = self._parse_block(block)
             where = str(self.files[block.file])
-            for begin in range(done, batch.num_rows, num_rows):
+            for begin in range(done, max(batch.num_rows, 1), num_rows):
                 end = min(begin + num_rows, batch.num_rows)
                 at = {"file": block.file, "offset": block.offset, "line": block.line, "rows": end}
-                first_line = block.line + begin + self._header_lines(block)
-                yield RawBatch(
-                    batch.slice(begin, end - begin), at, where, first_line, 0 if begin else num_skipped
-                )
+                first_line, rows = block.line + begin + self._header_lines(block), None
+                if lines is not None and end > begin:
+                    first_line, rows = int(lines[begin]), lines[begin:end] - lines[begin]
+                data = batch.slice(begin, end - begin)
+                yield RawBatch(data, at, where, first_line, 0 if begin else num_skipped, rows)
             done = 0
 
     def _header_lines(self, block: Block) -> int:
         return int(self._has_header and block.offset == 0)
 
-    def _parse_block(self, block: Block) -> tuple[pa.RecordBatch, int]:
+    def _parse_block(self, block: Block) -> tuple[pa.RecordBatch, int, NDArray[np.int64] | None]:
+        """Samples, number of lines left out, and the lines of the samples if some were."""
         data = block.data
         if self._header_lines(block):
             data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
         try:
-            return self._parse(data), 0
+            return self._parse(data), 0, None
         except (pa.ArrowInvalid, DataError) as error:
             good, num_bad, problem = self._look_closely(block)
             if problem is None:
@@ -123,10 +127,11 @@ class DelimitedSource:
                     f"{problem}; correct it, or leave such lines out with --skip-malformed"
                 ) from error
         try:
-            return self._parse(b"".join(good)), num_bad
-        except pa.ArrowInvalid as error:
+            batch = self._parse(b"".join(good.values()))
+        except (pa.ArrowInvalid, DataError) as error:
             where = f"{self.files[block.file]}: from line {block.line} on"
             raise DataError(f"{where}: {error}; correct it") from error
+        return batch, num_bad, np.fromiter(good, np.int64, len(good))
 
     def _parse(self, data: bytes) -> pa.RecordBatch:
         names = [f.name for f in self.fields]
@@ -149,6 +154,9 @@ class DelimitedSource:
                 strings_can_be_null=False,
             ),
         )
+        num_lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        if table.num_rows != num_lines:  # Arrow ends lines at carriage returns, and goes on in an open quote
+            raise DataError(f"{num_lines} lines are read as {table.num_rows} samples")
         batch = (
             table.combine_chunks().to_batches()[0]
             if table.num_rows
@@ -172,20 +180,23 @@ class DelimitedSource:
                 values = np.asarray(array.fill_null(-1))
                 if len(values) and (values.min() < 0 or values.max() > 1):
                     raise DataError(f"column {field.name!r} has a value that is not 0 or 1")
+            elif field.type == "text" and self._quote and re.search(b"\n", array.buffers()[2] or b""):
+                raise DataError(f"column {field.name!r} has a value with a line break")  # an open quote's
             elif field.type == "float" and not np.isfinite(np.asarray(array.fill_null(0.0))).all():
                 raise DataError(f"column {field.name!r} has a value that is not finite")
             arrays.append(array)
         return pa.record_batch(arrays, [f.name for f in used])
 
-    def _look_closely(self, block: Block) -> tuple[list[bytes], int, str | None]:
-        """Good lines, number of bad ones, and what is wrong with the first of them."""
-        good, num_bad, problem = [], 0, None
-        for number, line in enumerate(block.data.splitlines(keepends=True), block.line):
+    def _look_closely(self, block: Block) -> tuple[dict[int, bytes], int, str | None]:
+        """Good lines by their numbers, number of bad ones, and what is wrong with the first of them."""
+        good: dict[int, bytes] = {}
+        num_bad, problem = 0, None
+        for number, line in enumerate(io.BytesIO(block.data), block.line):
             if self._header_lines(block) and number == 1:
                 continue
             wrong = self._problem(line)
             if wrong is None:
-                good.append(line)
+                good[number] = line
                 continue
             num_bad += 1
             problem = problem or f"{self.files[block.file]}: line {number}: {wrong}"
@@ -193,7 +204,12 @@ class DelimitedSource:
 
     def _problem(self, line: bytes) -> str | None:
         """What is wrong with a line, or None."""
-        values = self._split(line.rstrip(b"\r\n"))
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if b"\r" in line:
+            return "a carriage return within the line"
+        values = self._split(line)
+        if values is None:
+            return f"a quote {self._quote} that is not closed"
         if len(values) != len(self.fields):
             return f"{len(values)} columns, expected {len(self.fields)}"
         for field, value in zip(self.fields, values):
@@ -206,13 +222,14 @@ class DelimitedSource:
                 )
         return None
 
-    def _split(self, line: bytes) -> list[bytes]:
+    def _split(self, line: bytes) -> list[bytes] | None:
+        """The values of a line; None if a quote is not closed."""
         delimiter = self._delimiter.encode()
         if not self._quote or self._quote.encode() not in line:
             return line.split(delimiter)
         text = line.decode("utf-8", "surrogateescape")
-        rows = list(csv.reader([text], delimiter=self._delimiter, quotechar=self._quote))
-        return [value.encode("utf-8", "surrogateescape") for value in rows[0]] if rows else [b""]
+        rows = list(csv.reader([text + "\n", "next"], delimiter=self._delimiter, quotechar=self._quote))
+        return [value.encode("utf-8", "surrogateescape") for value in rows[0]] if len(rows) > 1 else None
 
 
 def _is_valid(kind: FieldType, value: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,7 +139,10 @@ class CsvFiles(DelimitedSource):
     def _header(self, path: Path) -> list[str]:
         for block in read_blocks([path], None, 1 << 16):
             line = block.data.split(b"\n", 1)[0].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf")
-            return [value.decode("utf-8", "replace") for value in self._split(line)]
+            names = self._split(line)
+            if names is None:
+                raise DataError(f"{path}: line 1: a quote that is not closed; it must name the columns")
+            return [value.decode("utf-8", "replace") for value in names]
         raise DataError(f"{path}: the file is empty; its first line must name the columns")
 
 
@@ -190,6 +194,7 @@ class FirstRows:
             data = batch.data.slice(0, self._limit_rows - done)
             done += data.num_rows
             at = {**batch.position, "limited_rows": done}
-            yield RawBatch(data, at, batch.where, batch.first_line, batch.num_skipped)
+            rows = None if batch.rows is None else batch.rows[: data.num_rows]
+            yield dataclasses.replace(batch, data=data, position=at, rows=rows)
             if done >= self._limit_rows:
                 return
