@@ -23,13 +23,16 @@ def evaluate(
     """Metrics by label of ``predict`` (batch → logits [B, num_labels]) over ``batches``, without gradients.
 
     Stops after ``max_samples``; ``advance`` is told the samples of every batch. Raises DataError for NaN and for no
-    samples at all.
+    samples at all, and (IdOutOfRange) for ids without a row.
     """
     streams = {name: MetricStream() for name in label_names}
     num_samples = 0
     with torch.inference_mode():
         for batch in batches:
-            logits, labels = predict(batch).numpy(), batch.labels.numpy()
+            try:
+                logits, labels = predict(batch).numpy(), batch.labels.numpy()
+            except DataError as error:
+                raise type(error)(f"evaluation: samples from {num_samples} on: {error}") from error
             weights = None if batch.weights is None else batch.weights.numpy()
             for i, (name, stream) in enumerate(streams.items()):
                 try:

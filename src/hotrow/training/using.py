@@ -13,8 +13,8 @@ from torch import Tensor
 from hotrow.checkpoint import CheckpointManifest, open_checkpoint, write_arrays
 from hotrow.config import parse
 from hotrow.core import IDENTITY_ORDER
-from hotrow.data import FeatureInfo
-from hotrow.errors import FormatError
+from hotrow.data import DatasetManifest, FeatureInfo
+from hotrow.errors import FormatError, IdOutOfRange
 from hotrow.training.batches import data_manifest, evaluation_loader
 from hotrow.training.building import Columns, Model, build
 from hotrow.training.config import RunConfig
@@ -64,7 +64,10 @@ def _columns_of(manifest: CheckpointManifest) -> Columns:
 def evaluate_checkpoint(
     path: str | Path, data_dir: str | Path | None, split: str, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Metrics of a checkpoint on ``split`` of ``data_dir`` (by default the data it was trained on), as JSON values."""
+    """Metrics of a checkpoint on ``split`` of ``data_dir`` (by default the data it was trained on), as JSON values.
+
+    Raises FormatError for data that does not fit the model, IdOutOfRange for values that a vocabulary has got since.
+    """
     progress = progress or Silence()
     loaded = load_model(path)
     config = loaded.model.config
@@ -76,12 +79,16 @@ def evaluate_checkpoint(
     begin = time.perf_counter()
     with progress:
         progress.begin(f"eval {split}", manifest.num_samples(split))
-        found = evaluate(
-            loaded.model.predict,
-            evaluation_loader(config, directory, manifest, split),
-            loaded.model.columns.label_names,
-            advance=progress.advance,
-        )
+        try:
+            found = evaluate(
+                loaded.model.predict,
+                evaluation_loader(config, directory, manifest, split),
+                loaded.model.columns.label_names,
+                advance=progress.advance,
+            )
+        except IdOutOfRange as error:
+            grown = _grown(loaded.manifest, manifest)
+            raise IdOutOfRange(f"{directory}: split {split!r}: {error}{grown}") from error
     seconds = time.perf_counter() - begin
     num_samples = max(metrics.num_samples for metrics in found.values())
     return {
@@ -93,6 +100,23 @@ def evaluate_checkpoint(
         "samples_per_second": num_samples / seconds,
         "metrics": {label: metrics.to_json() for label, metrics in found.items()},
     }
+
+
+def _grown(checkpoint: CheckpointManifest, data: DatasetManifest) -> str:
+    """What to do about values that the data's vocabularies have and the checkpoint's tables have not; may be empty."""
+    rows = {feature.name: feature.num_rows for feature in data.features}
+    grown = [
+        f"{table.name} {table.num_embeddings} → {rows[table.name]}"
+        for table in checkpoint.tables
+        if rows.get(table.name, 0) > table.num_embeddings
+    ]
+    if not grown:
+        return ""
+    return (
+        f"; the data's vocabularies have values that the model was not trained on (rows: {', '.join(grown)}): prepare "
+        "it with --extend TRAINING_DATA --min-count 1000000000, which appends none and takes new values as "
+        "out-of-vocabulary, or train on the extended data"
+    )
 
 
 def export_weights(path: str | Path, out: str | Path) -> dict[str, Any]:
