@@ -258,3 +258,17 @@ def test_no_input_crashes_or_passes_wrongly(values, lengths, order, as_offsets, 
         with pytest.raises(HotrowError):
             collection(features)
     assert all(torch.equal(rows, before[name]) for name, rows in rows_of(collection).items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer='sgd' is not one of hotrow.optim"),
+        ({"optimizer": torch.optim.SGD}, "is not one of hotrow.optim"),
+        ({"plan": "plan.json"}, r"plan='plan.json' is not a Plan; read a file with Plan.load"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(wrong: dict[str, object], message: str) -> None:
+    table = EmbeddingBagConfig(num_embeddings=4, embedding_dim=2, name="t", feature_names=["f"])
+    with pytest.raises(ConfigError, match=message):
+        EmbeddingBagCollection([table], **wrong)  # type: ignore[arg-type]

@@ -32,7 +32,12 @@ _CHUNK_ROWS = 1 << 16
 
 
 def check_trainable(tables: Sequence[EmbeddingConfig], optimizer: Optimizer | None) -> None:
-    """Raise ConfigError for INT8 rows that are to be parameters: they have no gradient."""
+    """Raise ConfigError for what is no optimizer of hotrow.optim, and for INT8 rows that are to be parameters."""
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"optimizer={optimizer!r} is not one of hotrow.optim; give for example RowWiseAdagrad(lr=0.01), "
+            "or None for rows that any torch optimizer trains"
+        )
     for table in tables:
         if optimizer is None and table.data_type is DataType.INT8:
             raise ConfigError(
@@ -86,6 +91,8 @@ def check_plan(tables: Sequence[EmbeddingConfig], plan: Plan | None, storage_dir
 
     The message names the table and the tier, representation, precision, owner or order that this version cannot run.
     """
+    if plan is not None and not isinstance(plan, Plan):
+        raise ConfigError(f"plan={plan!r} is not a Plan; read a file with Plan.load(path)")
     if storage_dir is not None:
         raise ConfigError(
             f"storage_dir={str(storage_dir)!r}: rows on ssd are not available in this version; leave it out"
