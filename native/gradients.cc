@@ -8,9 +8,9 @@
 namespace hotrow {
 namespace {
 
-/// From this many occurrences per bag on, gradients are copied: a strided column of a wide matrix uses few cache sets
-/// and many pages, and is read in the order of slots (docs/log.md).
-constexpr size_t kCopyOccurrencesPerBag = 1;
+/// From this many occurrences per bag on, gradients are copied: a strided column of a wide matrix uses few cache sets,
+/// and each of its rows is read many times.
+constexpr size_t kCopyOccurrencesPerBag = 4;
 constexpr size_t kMaxSource = std::numeric_limits<uint32_t>::max();
 
 /// The bags of one feature: offset(b) relative to the call's values.
