@@ -45,7 +45,8 @@ class FirstError {
   LookupError error_;
 };
 
-/// The work of one pooled lookup as a grid of chunks: blocks of samples by groups of features.
+/// The work of one pooled lookup as a grid of chunks: blocks of samples by groups of features. All blocks of one group
+/// come before those of the next, so that the hot rows of few tables share the caches at a time.
 struct Grid {
   int64_t samples_per_chunk;
   int64_t num_blocks;
@@ -66,14 +67,13 @@ int64_t bytes_moved(const LookupGroup& group, const LookupInput& input) {
 
 Grid make_grid(const LookupGroup& group, const LookupInput& input, int64_t total_bytes, int num_threads) {
   const int64_t num_features = std::ssize(group.features);
-  const int64_t bytes_per_sample = std::max<int64_t>(1, total_bytes / input.batch_size);
+  const int64_t bytes_per_chunk = chunk_bytes(total_bytes, num_threads);
+  const int64_t bytes_per_feature = std::max<int64_t>(1, total_bytes / num_features);
+  const int64_t bytes_per_bag = std::max<int64_t>(1, bytes_per_feature / input.batch_size);
   Grid grid{};
-  grid.samples_per_chunk =
-      std::clamp<int64_t>(chunk_bytes(total_bytes, num_threads) / bytes_per_sample, 1, input.batch_size);
+  grid.samples_per_chunk = std::clamp<int64_t>(bytes_per_chunk / bytes_per_bag, 1, input.batch_size);
   grid.num_blocks = ceil_div(input.batch_size, grid.samples_per_chunk);
-  // Few samples: features are split as well, so that there is work for every thread.
-  const int64_t wanted = num_threads == 1 ? 1 : ceil_div(4 * num_threads, grid.num_blocks);
-  grid.features_per_chunk = ceil_div(num_features, std::min(wanted, num_features));
+  grid.features_per_chunk = std::clamp<int64_t>(bytes_per_chunk / bytes_per_feature, 1, num_features);
   grid.num_feature_groups = ceil_div(num_features, grid.features_per_chunk);
   return grid;
 }
@@ -97,8 +97,8 @@ class PooledChunks {
         kernels_(active_level().lookup) {}
 
   void operator()(int64_t chunk) {
-    const int64_t block = chunk / grid_.num_feature_groups;
-    const int64_t first_feature = chunk % grid_.num_feature_groups * grid_.features_per_chunk;
+    const int64_t block = chunk % grid_.num_blocks;
+    const int64_t first_feature = chunk / grid_.num_blocks * grid_.features_per_chunk;
     const int64_t last_feature = std::min(first_feature + grid_.features_per_chunk, std::ssize(group_.features));
     LookupRun runs[2];
     runs[first_feature & 1] = make_run(first_feature, block);
@@ -175,7 +175,7 @@ LookupError pooled_lookup(const LookupGroup& group, const LookupInput& input, fl
   const bool stream = aligned && input.batch_size * group.output_width * 4 >= stream_min_bytes;
   const Grid grid = make_grid(group, input, total_bytes, num_threads);
   PooledChunks chunks(group, input, output, output_stride, stream, grid);
-  parallel_for(grid.num_chunks(), num_threads, chunks);
+  parallel_for(grid.num_chunks(), num_threads, chunks, Order::kByPart);
   return chunks.first_error();
 }
 

@@ -50,20 +50,44 @@ void set_float_modes([[maybe_unused]] uint64_t modes) {
 #endif
 }
 
+/// A range of chunks that one thread begins with; the others help once their own is done.
+struct alignas(64) Part {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
+constexpr int kMaxParts = 16;
+
 struct Job {
   const ChunkFunction& function;
-  int64_t num_chunks;
   int max_helpers;
   uint64_t modes;
-  std::atomic<int64_t> next_chunk{0};
   int num_helpers = 0;  // that joined; guarded by the pool's mutex
   std::atomic<int> num_inside{0};
+  std::atomic<int> num_workers{0};
+  int num_parts;
+  Part parts[kMaxParts];
+
+  Job(const ChunkFunction& f, int64_t num_chunks, int helpers, Order order)
+      : function(f),
+        max_helpers(helpers),
+        modes(float_modes()),
+        num_parts(order == Order::kInOrder ? 1 : std::min(helpers + 1, kMaxParts)) {
+    for (int part = 0; part < num_parts; ++part) {
+      parts[part].next.store(num_chunks * part / num_parts, std::memory_order_relaxed);
+      parts[part].end = num_chunks * (part + 1) / num_parts;
+    }
+  }
 
   void work() {
-    for (;;) {
-      const int64_t chunk = next_chunk.fetch_add(1, std::memory_order_relaxed);
-      if (chunk >= num_chunks) return;
-      function(chunk);
+    const int own = num_workers.fetch_add(1, std::memory_order_relaxed);
+    for (int turn = 0; turn < num_parts; ++turn) {
+      Part& part = parts[(own + turn) % num_parts];
+      for (;;) {
+        const int64_t chunk = part.next.fetch_add(1, std::memory_order_relaxed);
+        if (chunk >= part.end) break;
+        function(chunk);
+      }
     }
   }
 };
@@ -165,12 +189,12 @@ Pool& Pool::instance() {
 
 }  // namespace
 
-void parallel_for(int64_t num_chunks, int num_threads, ChunkFunction function) {
+void parallel_for(int64_t num_chunks, int num_threads, ChunkFunction function, Order order) {
   const int max_helpers = static_cast<int>(std::min<int64_t>(num_threads, num_chunks)) - 1;
   if (max_helpers > 0) {
     Pool& pool = Pool::instance();
     if (pool.claim()) {
-      Job job{.function = function, .num_chunks = num_chunks, .max_helpers = max_helpers, .modes = float_modes()};
+      Job job(function, num_chunks, max_helpers, order);
       pool.run(job);
       pool.release();
       return;

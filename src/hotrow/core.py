@@ -22,6 +22,10 @@ IDENTITY_ORDER = "identity"
 """``order_id`` of a table whose places are its row ids."""
 
 
+INT8_TAIL_BYTES = 8
+"""Bytes of scale and bias, both fp32, behind the elements of an INT8 row."""
+
+
 @unique
 class PoolingType(Enum):
     """How the rows of a bag become one vector."""
@@ -41,7 +45,11 @@ class DataType(Enum):
 
     def row_bytes(self, embedding_dim: int) -> int:
         """Bytes of one row, without optimizer state."""
-        return {"FP32": 4 * embedding_dim, "BF16": 2 * embedding_dim, "INT8": embedding_dim + 8}[self.value]
+        return {
+            "FP32": 4 * embedding_dim,
+            "BF16": 2 * embedding_dim,
+            "INT8": embedding_dim + INT8_TAIL_BYTES,
+        }[self.value]
 
 
 @dataclass

@@ -9,7 +9,7 @@
     ├── FormatError         a file is not what it should be: version, checksum, truncated, foreign   exit 2
     ├── PlanInfeasible      a plan does not fit (table, tier, need, have, gap, remedy)   exit 2
     ├── StorageError        the operating system refused a read or write (path, cause)
-    │                       a full disk (no space left, quota exceeded): exit 2; else exit 1
+    │                       a full disk (no space left, quota or file size limit reached): exit 2; else exit 1
     └── NativeUnavailable   the native kernels are missing, or an unknown CPU level was asked for   exit 2
 
 A message says what, where, the numbers, and the remedy, in one line. ``assert`` is for our own invariants.
@@ -60,7 +60,7 @@ class StorageError(HotrowError, OSError):
         """2 for a full disk, which the caller can mend; 1 for anything else."""
         cause: BaseException | None = self
         while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 return 2
             cause = cause.__cause__
         return 1

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from hotrow.errors import ConfigError
 
 
 def _check(name: str, value: float, low: float, *, open_low: bool = False, high: float = math.inf) -> None:
-    inside = (value > low if open_low else value >= low) and value < high
-    if not inside or math.isnan(value):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not ((value > low if open_low else value >= low) and value < high):
         sign = ">" if open_low else ">="
         raise ConfigError(
-            f"optimizer: {name}={value} is not allowed; give a number {sign} {low} and < {high}"
+            f"optimizer: {name}={value!r} is not allowed; give a number {sign} {low} and < {high}"
         )
 
 

@@ -184,5 +184,5 @@ def test_a_file_that_cannot_grow_is_a_storage_error(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(log), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "out/.work/chunk-000000: cannot write" in done.stderr and done.stderr.count("\n") == 1

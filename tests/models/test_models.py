@@ -39,8 +39,8 @@ MODELS = {
     "dot": DLRMConfig(bottom_mlp=(8, 4), top_mlp=(6,)),
     "both": DLRMConfig(bottom_mlp=(8, 4), interaction="both", top_mlp=(6,)),
     "cat": DLRMConfig(bottom_mlp=(8, 5), interaction="cat", top_mlp=()),
-    "dcnv2": DCNv2Config(rank=2, mlp=(6,)),
-    "dcnv2-parallel": DCNv2Config(rank=2, mlp=(6,), structure="parallel"),
+    "dcnv2": DCNv2Config(low_rank=2, mlp=(6,)),
+    "dcnv2-parallel": DCNv2Config(low_rank=2, mlp=(6,), structure="parallel"),
 }
 
 

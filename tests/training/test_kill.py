@@ -87,6 +87,7 @@ def kill_and_resume(tmp_path: Path, num_kills: int, seed: int) -> None:
     finish(start(config, data, whole))
     longest = time.monotonic() - begin
     history = cut / "history.jsonl"
+    num_killed = 0
     for attempt in range(num_kills):
         process = start(config, data, cut, *(["--resume"] if cut.exists() else []))
         size = history.stat().st_size if history.exists() else 0
@@ -96,6 +97,8 @@ def kill_and_resume(tmp_path: Path, num_kills: int, seed: int) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode in (-signal.SIGKILL, 0), f"attempt {attempt} failed by itself"
+        num_killed += process.returncode == -signal.SIGKILL
+    assert num_killed > 0, "every run ended before it was killed: nothing was tested"
     result = finish(start(config, data, cut, "--resume"))
     assert numbers(cut) == numbers(whole)
     assert result["num_steps"] == 189

@@ -1,8 +1,8 @@
 """What is measured: the standard shapes, and the cases made of them. Data only, fixed before the code they judge.
 
-A *shape* is a set of tables and a batch; a *case* is one operation on one shape. Zipf ids are drawn by rank of heat
+A *shape* is a set of tables and a batch; a *case* is one operation on one shape. Zipf ids are drawn in heat order
 and then renamed by a fixed permutation per table ("scrambled"), and bounds hold on those; the ``heat`` variant keeps
-the ranks as ids, so that the gain of heat order is a line of its own. Every peer gets the same ids.
+the places as ids, so that the gain of heat order is a line of its own. Every peer gets the same ids.
 """
 
 from __future__ import annotations

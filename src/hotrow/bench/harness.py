@@ -25,7 +25,7 @@ class Settings:
     """num_samples: pairs that count. min_seconds: least length of a sample. warm_up: pairs that do not count."""
 
     num_samples: int = 9
-    min_seconds: float = 0.02
+    min_seconds: float = 0.05
     warm_up: int = 2
 
     def __post_init__(self) -> None:

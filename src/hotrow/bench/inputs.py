@@ -22,7 +22,7 @@ def _generator(shape: Shape, *key: int) -> np.random.Generator:
 
 
 def zipf_ids(rng: np.random.Generator, count: int, num_rows: int, exponent: float) -> Ids:
-    """``count`` ranks in [0, num_rows) with ``p(k) ∝ (k + 1)^-exponent``, by inverting the exact distribution."""
+    """``count`` places in [0, num_rows) with ``p(k) ∝ (k + 1)^-exponent``, by inverting the exact distribution."""
     cumulative = np.cumsum(np.arange(1, num_rows + 1, dtype=np.float64) ** -exponent)
     ids: Ids = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right").astype(np.int64)
     ids[ids == num_rows] = num_rows - 1

@@ -101,10 +101,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _fail(f"this command needs {error.name}; install it with: pip install 'hotrow[{extra}]'", 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; a training run goes on with --resume", 1)
-    except typer.Abort:
-        return _fail("interrupted; a training run goes on with --resume", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(
+            "interrupted; give the same command to go on preparing, the same with --resume to go on training",
+            1,
+        )
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error))

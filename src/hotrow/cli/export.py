@@ -9,6 +9,7 @@ import typer
 
 from hotrow.cli.console import print_json, say
 from hotrow.cli.train import Json
+from hotrow.errors import ConfigError
 
 
 def command(
@@ -16,6 +17,7 @@ def command(
         Path, typer.Argument(help="A run's directory (its last checkpoint), or one checkpoint's.")
     ],
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
     json_: Json = False,
 ) -> None:
     """Write the weights as one safetensors file.
@@ -28,6 +30,8 @@ def command(
     """
     from hotrow.training import export_weights
 
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out}: exists already; give another --out, or add --overwrite")
     result = export_weights(checkpoint, out)
     if json_:
         print_json(result)

@@ -73,7 +73,7 @@ def command(
     )
     options = PrepareOptions(
         memory_bytes=parse_bytes(memory),
-        min_count=min_count or 1,
+        min_count=1 if min_count is None else min_count,
         num_oov_buckets=oov_buckets,
         unknown=unknown,
         split=rule,

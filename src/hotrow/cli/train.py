@@ -77,8 +77,10 @@ def run_training(
     """Train; the result as JSON values."""
     from dataclasses import replace
 
+    from hotrow.kernels import keep_freed_memory
     from hotrow.training import Silence, TerminalProgress, Trainer
 
+    keep_freed_memory()
     if data_dir is not None:
         config = replace(config, data=replace(config.data, dir=str(data_dir)))
     progress = TerminalProgress() if on_terminal() and not quiet else Silence()

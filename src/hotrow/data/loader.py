@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -286,10 +287,12 @@ class _OpenShards:
 
 
 def _check_options(batch_size: int, shuffle_rows: int, rank: int, world_size: int, num_prefetch: int) -> None:
-    if batch_size < 1 or shuffle_rows < 0 or num_prefetch < 1:
-        raise ConfigError(
-            f"loader: batch_size={batch_size}, shuffle_rows={shuffle_rows}, num_prefetch={num_prefetch}; "
-            "batch_size and num_prefetch must be >= 1, shuffle_rows >= 0"
-        )
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("shuffle_rows", shuffle_rows, 0),
+        ("num_prefetch", num_prefetch, 1),
+    ):
+        if not isinstance(value, Integral) or value < least:
+            raise ConfigError(f"loader: {name}={value!r}; give a whole number >= {least}")
     if not 0 <= rank < world_size:
         raise ConfigError(f"loader: rank {rank} is not in [0, world_size={world_size})")

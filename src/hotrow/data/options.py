@@ -59,11 +59,10 @@ class PrepareOptions:
             raise ConfigError(
                 f"memory: {self.memory_bytes} bytes; give at least {_MIN_MEMORY_BYTES >> 20}MiB"
             )
-        if self.min_count < 1 or self.num_oov_buckets < 0 or self.shard_rows < 1 or self.num_threads < 1:
-            raise ConfigError(
-                f"min_count={self.min_count}, num_oov_buckets={self.num_oov_buckets}, shard_rows={self.shard_rows}, "
-                f"num_threads={self.num_threads}; all must be >= 1, num_oov_buckets >= 0"
-            )
+        least = {"min_count": 1, "num_oov_buckets": 0, "shard_rows": 1, "num_threads": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ConfigError(f"{name}={getattr(self, name)}; give at least {bound}")
         if not 0 < self.sample <= 1:
             raise ConfigError(f"sample={self.sample} is not a fraction above 0 and at most 1")
         if self.unknown not in ("oov", "error"):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from hotrow.core import DataType, EmbeddingConfig
+from hotrow.core import INT8_TAIL_BYTES, DataType, EmbeddingConfig
 from hotrow.embedding.lookup import FusedPooled, Jagged, SparsePooled
 from hotrow.embedding.store import TableStore
-from hotrow.embedding.tables import INT8_TAIL_BYTES, store_rows
+from hotrow.embedding.tables import store_rows
 from hotrow.errors import ConfigError, DataError
 from hotrow.kernels import pooled_lookup_op, register_target
 from hotrow.optim import Optimizer

@@ -13,6 +13,7 @@ from torch import Tensor
 from hotrow import kernels
 from hotrow.core import (
     IDENTITY_ORDER,
+    INT8_TAIL_BYTES,
     DataType,
     EmbeddingBagConfig,
     EmbeddingConfig,
@@ -24,9 +25,6 @@ from hotrow.core import (
 from hotrow.errors import ConfigError
 from hotrow.kernels import FeatureSpec, TableSpec
 from hotrow.optim import Optimizer
-
-INT8_TAIL_BYTES = 8
-"""Bytes of scale and bias behind the elements of an INT8 row."""
 
 _CHUNK_ROWS = 1 << 16
 
@@ -145,7 +143,10 @@ def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
 
 def check_device(device: torch.device | str | None) -> torch.device:
     """The CPU; ConfigError for any other device."""
-    device = torch.device("cpu" if device is None else device)
+    try:
+        device = torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device {device!r} is none of torch's; leave device out") from error
     if device.type != "cpu":
         raise ConfigError(f"device {str(device)!r}: tables live on 'cpu' in this version; leave device out")
     return device

@@ -11,7 +11,7 @@ Shapes (F features, B samples, N lookups, T tables, D_f the width of feature f's
 Results are bit-for-bit equal for any number of threads and any CPU level.
 """
 
-from hotrow.kernels.arena import empty_arena, huge_pages_status
+from hotrow.kernels.arena import empty_arena, huge_pages_status, keep_freed_memory
 from hotrow.kernels.cpu import dequantize_rows, gather, pooled_lookup, quantize_rows
 from hotrow.kernels.library import LookupTarget, find_target, pooled_lookup_op, register_target
 from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads
@@ -38,6 +38,7 @@ __all__ = [
     "get_num_threads",
     "huge_pages_status",
     "initialize_rows",
+    "keep_freed_memory",
     "pooled_lookup",
     "pooled_lookup_op",
     "quantize_rows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -48,3 +49,21 @@ def huge_pages_status() -> str:
     except OSError:
         return "unknown"
     return text.partition("[")[2].partition("]")[0] or "unknown"
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to keep what is freed instead of giving it back; False where there is no glibc.
+
+    A training step allocates and frees the same few large tensors. Given back, every page of theirs is faulted in
+    and cleared again in the next step; whether that happens depends on the history of the heap. For whole processes
+    that are hotrow's (its commands); a library does not decide this for its user.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 64 << 20}
+    accepted = [mallopt(name, value) for name, value in settings.items()]
+    return accepted == [1] * len(settings)

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotrow.core import DataType, PoolingType
+from hotrow.core import INT8_TAIL_BYTES, DataType, PoolingType
 from hotrow.errors import ConfigError, DataError, IdOutOfRange
 from hotrow.kernels.native import get_num_threads, load_native
 from hotrow.kernels.prefetch import Prefetch, choose_prefetch, core_cache_bytes, stream_min_bytes
 from hotrow.kernels.spec import TableGroup
 
 PrefetchChoice = Prefetch | Sequence[Prefetch] | None
-
-INT8_TAIL_BYTES = 8
 
 _ROW_TYPES = {
     DataType.FP32: (0, torch.float32),

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hotrow.core import DataType, PoolingType
+from hotrow.core import INT8_TAIL_BYTES, DataType, PoolingType
 from hotrow.kernels.spec import TableGroup
-
-INT8_TAIL_BYTES = 8
 
 
 def pooled_lookup(

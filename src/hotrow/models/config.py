@@ -32,13 +32,13 @@ class DLRMConfig:
 class DCNv2Config:
     """DCN-v2 (Wang et al., WWW 2021, arXiv 2008.13535) with low-rank cross layers.
 
-    num_cross_layers, rank: the cross network over all vectors and dense features side by side. mlp: hidden widths of
-    the deep network, after the crosses (``stacked``) or beside them (``parallel``). output_bias: as in DLRM.
+    num_cross_layers, low_rank: the cross network over all vectors and dense features side by side. mlp: hidden widths
+    of the deep network, after the crosses (``stacked``) or beside them (``parallel``). output_bias: as in DLRM.
     """
 
     kind: Literal["dcnv2"] = "dcnv2"
     num_cross_layers: Annotated[int, Range(ge=1)] = 3
-    rank: Annotated[int, Range(ge=1)] = 64
+    low_rank: Annotated[int, Range(ge=1)] = 64
     mlp: tuple[Width, ...] = (256, 128)
     structure: Literal["stacked", "parallel"] = "stacked"
     output_bias: float = 0.0

@@ -31,7 +31,7 @@ class DCNv2(nn.Module):
             raise ConfigError("DCN-v2: no dense features and no embeddings; the data needs at least one")
         generator = torch.Generator().manual_seed(seed)
         self.config, self.num_dense = config, num_dense
-        self.cross = LowRankCross(width, config.rank, config.num_cross_layers, generator)
+        self.cross = LowRankCross(width, config.low_rank, config.num_cross_layers, generator)
         self.deep = mlp(width, config.mlp, generator)
         last = (width, *config.mlp)[-1]
         last += width if config.structure == "parallel" else 0

@@ -1,6 +1,6 @@
 """Parts that the models share: multi-layer perceptron, dot interaction, low-rank cross layer.
 
-Shape letters: B samples, F feature vectors, D their width, P = F * (F - 1) / 2 pairs, W width of the input, R rank.
+Shape letters: B samples, F feature vectors, D their width, P = F * (F - 1) / 2 pairs, W width of the input, R low_rank.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ class DotInteraction(nn.Module):
 class LowRankCross(nn.Module):
     """``x_{l+1} = x_0 * (U (V^T x_l) + b) + x_l`` (Wang et al. 2021, equation 2), all layers: [B, W] → [B, W]."""
 
-    def __init__(self, width: int, rank: int, num_layers: int, generator: torch.Generator) -> None:
+    def __init__(self, width: int, low_rank: int, num_layers: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.down = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(num_layers))
-        self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(num_layers))
+        self.down = nn.ModuleList(nn.Linear(width, low_rank, bias=False) for _ in range(num_layers))
+        self.up = nn.ModuleList(nn.Linear(low_rank, width) for _ in range(num_layers))
         with torch.no_grad():
             for layer in (*self.down, *self.up):
-                layer.weight.normal_(0.0, (2.0 / (width + rank)) ** 0.5, generator=generator)
+                layer.weight.normal_(0.0, (2.0 / (width + low_rank)) ** 0.5, generator=generator)
             for name, parameter in self.up.named_parameters():
                 if name.endswith("bias"):
                     parameter.zero_()

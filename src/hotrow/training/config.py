@@ -178,8 +178,11 @@ FREE_KEYS = (
     "description",
     "data.dir",
     "data.source",
-    "evaluation.",
+    "evaluation.every_steps",
+    "evaluation.final_splits",
+    "evaluation.batch_size",
+    "evaluation.max_samples",
     "checkpoint.",
     "training.tensorboard",
 )
-"""Keys that may change when a run is resumed, because no trained number depends on them."""
+"""Keys that may change when a run is resumed: no trained number depends on them, nor which checkpoint is the best."""

@@ -169,6 +169,11 @@ class Trainer:
             return
         directory, manifest = open_checkpoint(latest)
         check_resumable(manifest, directory, self.config, self.columns)
+        if manifest.step > self.num_steps:
+            raise ConfigError(
+                f"{directory}: has made {manifest.step} steps already, the run is to have {self.num_steps}; "
+                "resume with at least as many"
+            )
         self.model = build(self.config, self.columns)
         self._restore(directory, manifest, loader)
 
