@@ -16,7 +16,8 @@ namespace hotrow::storage {
 /// What the operating system refused: `operation` on `path` at `offset`, with its errno.
 class IoError : public std::runtime_error {
  public:
-  IoError(std::string path, const char* operation, int64_t offset, int error_number);
+  /// offset: -1 where the operation has none. detail: what to say instead of the errno's usual text.
+  IoError(std::string path, const char* operation, int64_t offset, int error_number, const std::string& detail = {});
   const std::string path;
   const char* const operation;  // "read", "write", "sync", "open", "link", ...
   const int64_t offset;
@@ -54,6 +55,15 @@ class File {
   virtual int64_t alignment() const = 0;  // of offsets, sizes and memory: 1 where the file is not direct
 };
 
+/// Of direct files: what every disk accepts.
+inline constexpr int64_t kDirectAlignment = 4096;
+
+/// Held until destroyed, or until the process ends, however it ends.
+class Lock {
+ public:
+  virtual ~Lock() = default;
+};
+
 /// How files are reached. kAuto takes io_uring where the kernel allows it, else the pool of threads.
 enum class Backend { kAuto, kUring, kThreads };
 
@@ -69,9 +79,14 @@ class FileSystem {
   virtual void sync_directory(const std::string& path) = 0;
   virtual std::vector<std::string> list(const std::string& path) = 0;  // names, sorted
   virtual bool exists(const std::string& path) = 0;
+
+  /// An exclusive lock by the file `path`, which is created if need be and stays. Does not wait: throws IoError
+  /// (EAGAIN) naming the holder if another process, or another Lock of this one, has it.
+  virtual std::unique_ptr<Lock> lock(const std::string& path) = 0;
 };
 
-/// The machine's files: direct I/O where it is allowed. queue_depth: reads in flight per calling thread.
+/// The machine's files: direct I/O where it is allowed. queue_depth: transfers in flight per calling thread, 1 to 4096.
+/// Throws IoError if kUring is asked for where the kernel refuses it. Destroy it after its files.
 std::shared_ptr<FileSystem> make_file_system(Backend backend, int queue_depth);
 
 /// "io_uring" or "threads", and why, for `hotrow doctor`.
