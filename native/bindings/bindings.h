@@ -7,5 +7,6 @@ namespace hotrow {
 void bind_lookup(nanobind::module_& m);
 void bind_arena(nanobind::module_& m);
 void bind_update(nanobind::module_& m);
+void bind_records(nanobind::module_& m);
 
 }  // namespace hotrow

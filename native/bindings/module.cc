@@ -26,4 +26,5 @@ NB_MODULE(_native, m) {
   hotrow::bind_lookup(m);
   hotrow::bind_arena(m);
   hotrow::bind_update(m);
+  hotrow::bind_records(m);
 }

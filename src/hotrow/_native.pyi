@@ -106,3 +106,32 @@ def initialize_rows(
     high: float,
     num_threads: int,
 ) -> None: ...
+
+class RecordGroup:
+    """Arenas as records. Each call returns the first entry whose slot is outside its arena (nothing done), or -1."""
+
+    def __init__(self) -> None: ...
+    def add_table(
+        self,
+        rows: int,
+        num_slots: int,
+        dim: int,
+        row_type: int,
+        state: list[tuple[int, int]],
+        row_ids: int,
+        random_key: int,
+        low: float,
+        high: float,
+    ) -> None: ...
+    def read(self, begin: int, slots: int, records: int, num_threads: int) -> int: ...
+    def write(
+        self,
+        begin: int,
+        slots: int,
+        row_ids: int,
+        records: int,
+        found: int,
+        seed: int,
+        num_threads: int,
+    ) -> int: ...
+    def initialize(self, begin: int, slots: int, row_ids: int, seed: int, num_threads: int) -> int: ...

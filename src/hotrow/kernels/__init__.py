@@ -8,6 +8,8 @@ Shapes (F features, B samples, N lookups, T tables, D_f the width of feature f's
 * ``values``: int32 or int64 ``[N]`` slots, feature-major. ``offsets``: ``[F * B + 1]``, same dtype as values or int64.
 * ``weights``: fp32 ``[N]`` or None. Pooled output: fp32 ``[B, sum of D_f]``.
 
+* records: rows with their state, packed, on their way between an arena and another tier (``kernels/records.py``).
+
 Results are bit-for-bit equal for any number of threads and any CPU level.
 """
 
@@ -16,12 +18,23 @@ from hotrow.kernels.cpu import dequantize_rows, gather, pooled_lookup, quantize_
 from hotrow.kernels.library import LookupTarget, find_target, pooled_lookup_op, register_target
 from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads
 from hotrow.kernels.prefetch import Prefetch, choose_prefetch
+from hotrow.kernels.records import (
+    Moves,
+    initialize_slots,
+    moved_bytes,
+    read_moves,
+    read_records,
+    record_bytes,
+    write_moves,
+    write_records,
+)
 from hotrow.kernels.spec import FeatureSpec, TableGroup, TableSpec
 from hotrow.kernels.update import fused_update, fused_update_unpooled, initialize_rows, weights_grad
 
 __all__ = [
     "FeatureSpec",
     "LookupTarget",
+    "Moves",
     "Prefetch",
     "TableGroup",
     "TableSpec",
@@ -38,10 +51,17 @@ __all__ = [
     "get_num_threads",
     "huge_pages_status",
     "initialize_rows",
+    "initialize_slots",
     "keep_freed_memory",
+    "moved_bytes",
     "pooled_lookup",
     "pooled_lookup_op",
     "quantize_rows",
+    "read_moves",
+    "read_records",
+    "record_bytes",
     "register_target",
     "weights_grad",
+    "write_moves",
+    "write_records",
 ]
