@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from hotrow.embedding import EmbeddingBagCollection, EmbeddingCollection, replace_embeddings
     from hotrow.errors import (
+        BudgetTooSmall,
         ConfigError,
         DataError,
         FormatError,
@@ -64,6 +65,7 @@ _MODULE_OF = {
     ),
     **dict.fromkeys(
         (
+            "BudgetTooSmall",
             "ConfigError",
             "DataError",
             "FormatError",
@@ -81,6 +83,7 @@ _MODULE_OF = {
 __all__ = [
     "AccessProfile",
     "Batch",
+    "BudgetTooSmall",
     "CacheSpec",
     "ConfigError",
     "DataError",

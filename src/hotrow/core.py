@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hotrow.document import Document, take
 from hotrow.errors import ConfigError, PlanInfeasible
+from hotrow.sizes import parse_bytes, parse_rows
 
 if TYPE_CHECKING:
     import torch
+
+    from hotrow.optim import Optimizer
 
 IDENTITY_ORDER = "identity"
 """``order_id`` of a table whose places are its row ids."""
@@ -292,6 +295,56 @@ class TablePlan:
         )
 
 
+DRAM_ROW_OVERHEAD_BYTES = 4
+"""What is known of a row in DRAM whose changes are to be committed: counted beside its bytes and state."""
+
+
+def table_bytes(table: EmbeddingConfig, optimizer: Optimizer | None) -> int:
+    """Bytes that a table takes in DRAM: rows, optimizer state, and what a commit wants to know of them."""
+    is_trained = optimizer is not None and table.data_type is not DataType.INT8
+    state = optimizer.state_bytes_per_row(table.embedding_dim) if is_trained and optimizer else 0
+    row = table.data_type.row_bytes(table.embedding_dim)
+    return table.num_embeddings * (row + state + DRAM_ROW_OVERHEAD_BYTES)
+
+
+def _take_known(choice: Any, known: Sequence[str], what: str) -> Mapping[str, Any]:
+    if not isinstance(choice, Mapping):
+        raise ConfigError(f"{what} is {choice!r}; give fields {', '.join(known)}")
+    foreign = [name for name in choice if name not in known]
+    if foreign:
+        raise ConfigError(f"{what} has {foreign[0]!r}, which is not one of {', '.join(known)}")
+    return choice
+
+
+def choose_table(table: EmbeddingConfig, choice: Any) -> TablePlan:
+    """One table's part of ``Plan.manual``."""
+    num_rows, where = table.num_embeddings, f"plan: table {table.name!r}"
+    cache, num_dram, spec = None, num_rows, None
+    if choice != "dram":
+        chosen = _take_known(choice, ("dram_rows", "cache"), f"{where}: choice")
+        num_dram = parse_rows(chosen.get("dram_rows", 0), num_rows, f"{where}: dram_rows")
+        cache = chosen.get("cache")
+    if (cache is None) != (num_dram == num_rows):
+        remedy = "leave 'cache' out" if cache is not None else "give 'cache' with 'bytes', or \"dram\""
+        raise ConfigError(f"{where}: {num_rows - num_dram} of {num_rows} rows are on ssd; {remedy}")
+    if cache is not None:
+        cache = _take_known(cache, ("policy", "pinned_rows", "bytes"), f"{where}: cache")
+        if "bytes" not in cache:
+            raise ConfigError(f"{where}: cache has no 'bytes'; say how much DRAM it may take, as '64MiB'")
+        spec = CacheSpec(
+            policy=cache.get("policy", "lru"),
+            num_pinned_rows=parse_rows(
+                cache.get("pinned_rows", 0), num_rows - num_dram, f"{where}: pinned_rows"
+            ),
+            capacity_bytes=parse_bytes(cache["bytes"], f"{where}: cache bytes"),
+        )
+    cuts = ((0, num_dram, Tier.DRAM), (num_dram, num_rows, Tier.SSD))
+    segments = (Segment(begin=a, end=b, tier=t, data_type=table.data_type) for a, b, t in cuts if a < b)
+    return TablePlan(
+        num_rows=num_rows, embedding_dim=table.embedding_dim, segments=tuple(segments), cache=spec
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(Document):
     """For every table a short list of segments of heat-ordered rows, and a cache where rows are on ``ssd``.
@@ -318,6 +371,52 @@ class Plan(Document):
                         f"table {name!r}: rows [{segment.begin}, {segment.end}) belong to rank {segment.owner.rank}, "
                         f"but world_size is {self.world_size}"
                     )
+
+    @classmethod
+    def manual(cls, choices: Mapping[str, Any], tables: Sequence[EmbeddingConfig]) -> Plan:
+        """A plan built by hand. choices: per table ``"dram"`` or ``{"dram_rows": ..., "cache": {...}}``.
+
+        ``dram_rows``: how many of the table's first places live in DRAM for ever, rows or a fraction (0.25), 0 if left
+        out. All other rows live on SSD behind a cache of ``"bytes"`` (a number or a text such as ``"64MiB"``), which
+        count everything: cached rows with their optimizer state, what is known about them, buffers. ``"policy"`` is
+        one of ``CacheSpec.POLICIES``, ``"lru"`` if left out; ``"pinned_rows"``: how many rows of the cache's are
+        pinned, the first that are on SSD, rows or a fraction of those. Tables that are not named stay in DRAM.
+
+        ::
+
+            Plan.manual({"items": {"cache": {"bytes": "1GiB"}},
+                         "users": {"dram_rows": 0.01, "cache": {"policy": "wtinylfu", "bytes": "256MiB"}}}, tables)
+
+        Raises ConfigError naming the table and the choice that cannot be.
+        """
+        by_name = {table.name: table for table in tables}
+        foreign = [name for name in choices if name not in by_name]
+        if foreign:
+            raise ConfigError(f"plan: no table is named {foreign[0]!r}; tables are {', '.join(by_name)}")
+        plans = {name: choose_table(table, choices.get(name, "dram")) for name, table in by_name.items()}
+        return cls(tables=plans)
+
+    @classmethod
+    def within(
+        cls,
+        tables: Sequence[EmbeddingConfig],
+        dram_bytes: int | str,
+        optimizer: Optimizer | None,
+        policy: str = "lru",
+    ) -> Plan:
+        """A plan for a DRAM budget by a simple rule: every table gets the same share of ``dram_bytes``.
+
+        A table that takes less stays whole in DRAM and leaves what it does not need to the others; the rest live on
+        SSD behind a cache of their share. optimizer: its state counts with the rows. Nothing is known of heat here.
+        """
+        sizes = {table.name: table_bytes(table, optimizer) for table in tables}
+        left, choices = parse_bytes(dram_bytes, "dram_bytes"), dict[str, Any]()
+        for waiting, table in enumerate(sorted(tables, key=lambda t: sizes[t.name])):
+            share = left // (len(tables) - waiting)
+            is_small = sizes[table.name] <= share
+            choices[table.name] = "dram" if is_small else {"cache": {"policy": policy, "bytes": share}}
+            left -= sizes[table.name] if is_small else share
+        return cls.manual(choices, tables)
 
     @classmethod
     def in_memory(cls, tables: Sequence[EmbeddingConfig]) -> Plan:

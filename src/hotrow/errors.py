@@ -8,6 +8,7 @@
     │   └── IdOutOfRange    an id is outside its table (feature, position, value)
     ├── FormatError         a file is not what it should be: version, checksum, truncated, foreign   exit 2
     ├── PlanInfeasible      a plan does not fit (table, tier, need, have, gap, remedy)   exit 2
+    │   └── BudgetTooSmall  a cache or a batch does not fit its bytes (table, need, have, remedy)
     ├── StorageError        the operating system refused a read or write (path, cause)
     │                       a full disk (no space left, quota or file size limit reached): exit 2; else exit 1
     └── NativeUnavailable   the native kernels are missing, or an unknown CPU level was asked for   exit 2
@@ -47,6 +48,10 @@ class FormatError(HotrowError, ValueError):
 
 class PlanInfeasible(HotrowError, ValueError):
     """A plan is incomplete or does not fit; the message names table, tier, need, have, gap and the remedy."""
+
+
+class BudgetTooSmall(PlanInfeasible):
+    """A table's DRAM is too small for its cache, or for one batch; the message names table, bytes needed and there."""
 
 
 class StorageError(HotrowError, OSError):
