@@ -8,5 +8,6 @@ void bind_lookup(nanobind::module_& m);
 void bind_arena(nanobind::module_& m);
 void bind_update(nanobind::module_& m);
 void bind_records(nanobind::module_& m);
+void bind_storage_files(nanobind::module_& m);
 
 }  // namespace hotrow

@@ -27,4 +27,5 @@ NB_MODULE(_native, m) {
   hotrow::bind_arena(m);
   hotrow::bind_update(m);
   hotrow::bind_records(m);
+  hotrow::bind_storage_files(m);
 }

@@ -4,18 +4,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "check.h"
 #include "hotrow/storage/aligned_buffer.h"
+#include "hotrow/storage/faulty.h"
 
 namespace hotrow::test {
 namespace {
@@ -245,6 +246,200 @@ void test_lock(FileSystem& files) {
   files.lock(scratch / "lock");
 }
 
+struct Faulty {
+  Faulty(Backend backend, int depth) : files(make_faulty_files(backend, depth, plan)) {}
+  void add(FaultRule rule) { plan->add(std::move(rule)); }
+
+  const std::shared_ptr<FaultPlan> plan = std::make_shared<FaultPlan>();
+  const std::shared_ptr<FileSystem> files;
+};
+
+void test_short_transfers(Backend backend, int depth) {
+  const Scratch scratch;
+  Faulty faulty(backend, depth);
+  const AlignedBuffer content = random_bytes(64 * kPage, 14);
+  faulty.add({"write", "a", 1, 2, FaultAction::kShort, 0, 3 * kPage + 7});
+  faulty.add({"write", "a", 3, 5, FaultAction::kShort, 0, 100});  // less than a block: nothing moves
+  const auto file = make_file(*faulty.files, scratch / "a", content);
+  CHECK(faulty.plan->count("write", "a").calls == 8, "%ld", long(faulty.plan->count("write", "a").calls));
+  faulty.add({"read", "a", 1, 5, FaultAction::kShort, 0, 700});
+  faulty.add({"read", "a", 6, 3, FaultAction::kShort, 0, 9 * kPage + 700});
+  const AlignedBuffer read(content.size());
+  int calls = 0;
+  file->read(whole(read), [&](size_t) { ++calls; });
+  CHECK(calls == 1 && std::memcmp(read.data(), content.data(), static_cast<size_t>(content.size())) == 0);
+  CHECK(faulty.plan->count("read", "").calls == 9);
+  faulty.add({"read", "a", 10, 400, FaultAction::kShort, 0, 2000});
+  read_pages(*file, content, 300, 15);
+  faulty.plan->clear();
+  faulty.add({"read", "a", 1, -1, FaultAction::kShort, 0, 0});  // for ever: given up
+  CHECK(error_of([&] { file->read(whole(read), nullptr); }) == EIO);
+}
+
+void test_interrupted(Backend backend, int depth) {
+  const Scratch scratch;
+  Faulty faulty(backend, depth);
+  const AlignedBuffer content = random_bytes(64 * kPage, 16);
+  for (const int error_number : {EINTR, EAGAIN}) {
+    faulty.add({"read", "", 5, 90, FaultAction::kError, error_number});
+    faulty.add({"write", "", 1, 3, FaultAction::kError, error_number});
+  }
+  const auto file = make_file(*faulty.files, scratch / "a", content);
+  read_pages(*file, content, 200, 17);
+}
+
+/// An error among many: it is thrown, later extents are not begun, and nothing arrives afterwards.
+void test_error_among_others(Backend backend, int depth) {
+  const Scratch scratch;
+  Faulty faulty(backend, depth);
+  const AlignedBuffer content = random_bytes(200 * kPage, 18);
+  const auto file = make_file(*faulty.files, scratch / "a", content);
+  const AlignedBuffer buffer(content.size());
+  std::vector<Extent> extents;
+  for (int64_t i = 0; i < 200; ++i) extents.push_back({i * kPage, kPage, buffer.data() + i * kPage});
+  faulty.add({"read", "a", 30, 1, FaultAction::kError, EIO});
+  std::string message;
+  int64_t offset = 0;
+  try {
+    file->read(extents, [](size_t) {});
+  } catch (const IoError& error) {
+    message = error.what();
+    offset = error.offset;
+  }
+  CHECK(offset == 29 * kPage);
+  CHECK(message == scratch / "a" + ": read at byte 118784 failed: Input/output error", "%s", message.c_str());
+  CHECK(faulty.plan->count("read", "").calls < 30 + 2 * depth);
+  std::memset(buffer.data(), 0, static_cast<size_t>(buffer.size()));
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (int64_t i = 0; i < buffer.size(); ++i) CHECK(buffer.data()[i] == std::byte{0});
+  faulty.add({"write", "b", 3, 1, FaultAction::kError, ENOSPC});
+  const auto other = faulty.files->create(scratch / "b");
+  for (Extent& extent : extents) extent.data = content.data() + extent.offset;
+  CHECK(error_of([&] { other->write(extents); }) == ENOSPC);
+  read_pages(*file, content, 300, 19);
+}
+
+void test_flips(Backend backend, int depth) {
+  const Scratch scratch;
+  Faulty faulty(backend, depth);
+  const AlignedBuffer content = random_bytes(8 * kPage, 20);
+  const auto file = make_file(*faulty.files, scratch / "a", content);
+  faulty.add({"read", "a", 2, 1, FaultAction::kFlip, 0, 0, 5 * kPage + 9, 3});
+  const AlignedBuffer read(content.size());
+  for (const int expected : {0, 1, 0}) {
+    file->read(std::vector<Extent>{{0, kPage, read.data()}}, nullptr);  // does not hold the byte: does not count
+    file->read(whole(read), nullptr);
+    int different = 0;
+    for (int64_t i = 0; i < content.size(); ++i) different += read.data()[i] != content.data()[i];
+    CHECK(different == expected);
+    const std::byte flip = read.data()[5 * kPage + 9] ^ content.data()[5 * kPage + 9];
+    CHECK(flip == static_cast<std::byte>(expected << 3));
+  }
+}
+
+/// Every operation can be refused, and what is refused has not happened.
+void test_refused_operations(Backend backend, int depth) {
+  const Scratch scratch;
+  Faulty faulty(backend, depth);
+  const AlignedBuffer content = random_bytes(kPage, 21);
+  FileSystem& files = *faulty.files;
+  const auto file = make_file(files, scratch / "a", content);
+  faulty.add({"*", "", 1, -1, FaultAction::kError, ENOSPC});
+  CHECK(error_of([&] { files.create(scratch / "b"); }) == ENOSPC);
+  CHECK(error_of([&] { files.open(scratch / "a"); }) == ENOSPC);
+  CHECK(error_of([&] { files.link(scratch / "a", scratch / "b"); }) == ENOSPC);
+  CHECK(error_of([&] { files.rename(scratch / "a", scratch / "b"); }) == ENOSPC);
+  CHECK(error_of([&] { files.remove(scratch / "a"); }) == ENOSPC);
+  CHECK(error_of([&] { files.make_directory(scratch / "b"); }) == ENOSPC);
+  CHECK(error_of([&] { files.sync_directory(scratch.path()); }) == ENOSPC);
+  CHECK(error_of([&] { files.list(scratch.path()); }) == ENOSPC);
+  CHECK(error_of([&] { files.lock(scratch / "b"); }) == ENOSPC);
+  CHECK(error_of([&] { file->sync(); }) == ENOSPC);
+  faulty.plan->clear();
+  CHECK((files.list(scratch.path()) == std::vector<std::string>{"a"}));
+  CHECK(faulty.plan->count("*", "").calls == 14, "%ld", long(faulty.plan->count("*", "").calls));
+}
+
+std::string text_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// What one power cut leaves of: a synced file with later writes, a file without a name yet, a rename, a removal.
+std::string after_power_cut(Backend backend, uint64_t seed) {
+  const Scratch scratch;
+  Faulty faulty(backend, 4);
+  faulty.plan->record_writes();
+  FileSystem& files = *faulty.files;
+  const AlignedBuffer old = random_bytes(4 * kPage, 22), fresh = random_bytes(6 * kPage, 23);
+  const auto file = make_file(files, scratch / "file", old);
+  make_file(files, scratch / "renamed", old);
+  make_file(files, scratch / "removed", old);
+  files.sync_directory(scratch.path());
+  file->write(whole(fresh));
+  make_file(files, scratch / "new", fresh);
+  files.link(scratch / "new", scratch / "linked");
+  files.rename(scratch / "renamed", scratch / "other");
+  files.remove(scratch / "removed");
+  files.make_directory(scratch / "folder");
+  faulty.plan->power_cut(seed);
+  CHECK(error_of([&] { file->sync(); }) == EIO);
+  CHECK(error_of([&] { files.create(scratch / "late"); }) == EIO);
+
+  std::string result;
+  for (const char* name : {"new", "linked", "renamed", "other", "removed", "folder"}) {
+    result += std::filesystem::exists(scratch / name) ? '1' : '0';
+  }
+  CHECK(result[2] != result[3]);  // a rename is all or nothing
+  for (const char* name : {"new", "linked", "renamed", "other", "removed"}) {
+    const bool is_new = name[0] == 'n' || name[0] == 'l';
+    const AlignedBuffer& expected = is_new ? fresh : old;
+    if (!std::filesystem::exists(scratch / name)) continue;
+    CHECK(text_of(scratch / name) ==
+          std::string(reinterpret_cast<const char*>(expected.data()), static_cast<size_t>(expected.size())));
+  }
+  const std::string left = text_of(scratch / "file");
+  CHECK(left.size() >= size_t{4 * kPage} && left.size() <= size_t{6 * kPage});
+  for (size_t i = 0; i < left.size(); ++i) {
+    const auto byte = static_cast<std::byte>(left[i]);
+    CHECK(byte == fresh.data()[i] || byte == (i < size_t{4 * kPage} ? old.data()[i] : std::byte{0}));
+  }
+  return result + left;
+}
+
+void test_power_cut(Backend backend) {
+  std::vector<std::string> results;
+  std::vector<bool> kept(6), lost(6);
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    results.push_back(after_power_cut(backend, seed));
+    for (size_t i = 0; i < 6; ++i) (results.back()[i] == '1' ? kept : lost)[i] = true;
+  }
+  for (size_t i = 0; i < 6; ++i) CHECK(kept[i] && lost[i], "name %zu", i);
+  CHECK(after_power_cut(backend, 7) == results[7]);
+  std::sort(results.begin(), results.end());
+  CHECK(std::unique(results.begin(), results.end()) - results.begin() > 20);
+}
+
+/// All that was synced is there, whatever the seed.
+void test_power_cut_keeps_what_is_synced(Backend backend) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const Scratch scratch;
+    Faulty faulty(backend, 4);
+    faulty.plan->record_writes();
+    const AlignedBuffer content = random_bytes(3 * kPage, seed);
+    faulty.files->make_directory(scratch / "x/y");
+    make_file(*faulty.files, scratch / "x/y/a", content);
+    for (const char* path : {"x/y", "x", "."}) faulty.files->sync_directory(scratch / path);
+    faulty.add({"write", "b", 2, 1, FaultAction::kPowerOff});
+    const auto file = faulty.files->create(scratch / "x/y/b");
+    file->write(whole(content));
+    CHECK(error_of([&] { file->write(whole(content)); }) == EIO);
+    CHECK(error_of([&] { file->sync(); }) == EIO);
+    faulty.plan->power_cut(seed);
+    read_pages(*make_file_system(backend, 4)->open(scratch / "x/y/a"), content, 5, seed);
+  }
+}
+
 void test_backend(Backend backend, int depth) {
   const auto files = make_file_system(backend, depth);
   test_many_extents(*files);
@@ -256,6 +451,11 @@ void test_backend(Backend backend, int depth) {
   test_throwing_callback(*files);
   test_names(*files);
   test_lock(*files);
+  test_short_transfers(backend, depth);
+  test_interrupted(backend, depth);
+  test_error_among_others(backend, depth);
+  test_flips(backend, depth);
+  test_refused_operations(backend, depth);
 }
 
 }  // namespace
@@ -264,5 +464,7 @@ void test_backend(Backend backend, int depth) {
 int main() {
   for (const hotrow::storage::Backend backend : hotrow::test::kBackends) {
     for (const int depth : {1, 7, 64}) hotrow::test::test_backend(backend, depth);
+    hotrow::test::test_power_cut(backend);
+    hotrow::test::test_power_cut_keeps_what_is_synced(backend);
   }
 }

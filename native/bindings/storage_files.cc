@@ -1,0 +1,145 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "bindings.h"
+#include "hotrow/storage/aligned_buffer.h"
+#include "hotrow/storage/faulty.h"
+#include "hotrow/storage/file.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace hotrow {
+namespace {
+
+using namespace storage;
+
+Backend backend_of(const std::string& name) {
+  if (name == "auto") return Backend::kAuto;
+  if (name == "io_uring") return Backend::kUring;
+  if (name == "threads") return Backend::kThreads;
+  throw nb::value_error(("there is no I/O backend '" + name + "': auto, io_uring or threads").c_str());
+}
+
+std::shared_ptr<FileSystem> new_file_system(const std::string& backend, int queue_depth,
+                                            std::shared_ptr<FaultPlan> faults) {
+  if (faults) return make_faulty_files(backend_of(backend), queue_depth, std::move(faults));
+  return make_file_system(backend_of(backend), queue_depth);
+}
+
+/// OSError with errno, what failed, and the path: Python picks the subclass.
+void raise_io_error(const IoError& error) {
+  const char* what = error.what() + error.path.size() + 2;  // after the path and ": "
+  const nb::object path = nb::steal(PyUnicode_DecodeFSDefault(error.path.c_str()));
+  if (!path.is_valid()) return;
+  const nb::object made = nb::steal(PyObject_CallFunction(PyExc_OSError, "isO", error.error_number, what, path.ptr()));
+  if (made.is_valid()) PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
+}
+
+void translate(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const IoError& error) {
+    raise_io_error(error);
+  }
+}
+
+void check_range(int64_t offset, int64_t size, const File& file) {
+  if (offset < 0 || size < 0 || (offset | size) % kDirectAlignment != 0) {
+    throw nb::value_error((file.path() + ": offset " + std::to_string(offset) + " and size " + std::to_string(size) +
+                           " must be multiples of " + std::to_string(kDirectAlignment))
+                              .c_str());
+  }
+}
+
+nb::bytes read_bytes(File& file, int64_t offset, int64_t size) {
+  check_range(offset, size, file);
+  const AlignedBuffer buffer(size);
+  if (size > 0) {
+    const nb::gil_scoped_release release;
+    const Extent extent{offset, size, buffer.data()};
+    file.read({&extent, 1}, nullptr);
+  }
+  return nb::bytes(buffer.data(), static_cast<size_t>(size));
+}
+
+void write_bytes(File& file, int64_t offset, const nb::bytes& content) {
+  const auto size = static_cast<int64_t>(content.size());
+  check_range(offset, size, file);
+  if (size == 0) return;
+  const AlignedBuffer buffer(size);
+  std::memcpy(buffer.data(), content.data(), content.size());
+  const nb::gil_scoped_release release;
+  const Extent extent{offset, size, buffer.data()};
+  file.write({&extent, 1});
+}
+
+void bind_faults(nb::module_& m) {
+  nb::class_<FaultPlan>(m, "FaultPlan")
+      .def(nb::init<>())
+      .def(
+          "add",
+          [](FaultPlan& plan, const std::string& operation, const std::string& path, int64_t first, int64_t times,
+             int action, int error_number, int64_t num_bytes, int64_t byte, int bit, double seconds) {
+            plan.add({operation, path, first, times, static_cast<FaultAction>(action), error_number, num_bytes, byte,
+                      bit, seconds});
+          },
+          "operation"_a, "path"_a, "first"_a, "times"_a, "action"_a, "error_number"_a, "num_bytes"_a, "byte"_a, "bit"_a,
+          "seconds"_a)
+      .def("clear", &FaultPlan::clear)
+      .def(
+          "count",
+          [](const FaultPlan& plan, const std::string& operation, const std::string& path) {
+            const CallCount count = plan.count(operation, path);
+            return std::make_pair(count.calls, count.bytes);
+          },
+          "operation"_a, "path"_a)
+      .def("record_writes", &FaultPlan::record_writes)
+      .def("power_cut", &FaultPlan::power_cut, "seed"_a, nb::call_guard<nb::gil_scoped_release>());
+}
+
+void bind_file(nb::module_& m) {
+  nb::class_<File>(m, "File")
+      .def("read", &read_bytes, "offset"_a, "size"_a)
+      .def("write", &write_bytes, "offset"_a, "content"_a)
+      .def("sync", &File::sync, nb::call_guard<nb::gil_scoped_release>())
+      .def("size", &File::size)
+      .def("path", &File::path)
+      .def("alignment", &File::alignment);
+}
+
+}  // namespace
+
+void bind_storage_files(nb::module_& m) {
+  nb::register_exception_translator(&translate);
+  nb::exception<FormatFault>(m, "FormatFault", PyExc_ValueError);
+  bind_faults(m);
+  bind_file(m);
+  nb::class_<Lock>(m, "FileLock");
+  const nb::call_guard<nb::gil_scoped_release> release;
+  nb::class_<FileSystem>(m, "FileSystem")
+      .def(nb::new_(&new_file_system), "backend"_a = "auto", "queue_depth"_a = 64, "faults"_a.none() = nb::none())
+      .def("open", &FileSystem::open, "path"_a, release)
+      .def("create", &FileSystem::create, "path"_a, release)
+      .def("remove", &FileSystem::remove, "path"_a, release)
+      .def("rename", &FileSystem::rename, "source"_a, "target"_a, release)
+      .def("link", &FileSystem::link, "source"_a, "target"_a, release)
+      .def("make_directory", &FileSystem::make_directory, "path"_a, release)
+      .def("sync_directory", &FileSystem::sync_directory, "path"_a, release)
+      .def("list", &FileSystem::list, "path"_a, release)
+      .def("exists", &FileSystem::exists, "path"_a, release)
+      .def("lock", &FileSystem::lock, "path"_a, release);
+  m.def("describe_io", [](const std::string& backend) { return describe(backend_of(backend)); }, "backend"_a);
+}
+
+}  // namespace hotrow
