@@ -32,7 +32,7 @@ def trained_numbers(out: Path) -> tuple[dict[str, str], list[tuple[int, str, flo
 
 MODELS: dict[str, dict[str, Any]] = {
     "dlrm": {},
-    "dcnv2": {"model": {"kind": "dcnv2", "rank": 4, "mlp": [16], "bottom_mlp": None}},
+    "dcnv2": {"model": {"kind": "dcnv2", "low_rank": 4, "mlp": [16], "bottom_mlp": None}},
     "adagrad": {"sparse_optimizer": {"kind": "adagrad"}, "dense_optimizer": {"kind": "adagrad", "lr": 0.05}},
     "adam-sgd": {
         "sparse_optimizer": {"kind": "adam", "lr": 0.02},
@@ -49,7 +49,7 @@ def config_of(name: str, **more: Any) -> RunConfig:
     if "model" in sections:
         from hotrow.models import DCNv2Config
 
-        config = dataclasses.replace(config, model=DCNv2Config(rank=4, mlp=(16,)))
+        config = dataclasses.replace(config, model=DCNv2Config(low_rank=4, mlp=(16,)))
     return config
 
 

@@ -28,6 +28,9 @@ def command(
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint, exactly.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Train this many steps instead of whole epochs.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write what ran when as a trace for ui.perfetto.dev.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Train a model on prepared data.
@@ -54,7 +57,9 @@ def command(
         raise ConfigError(
             f"{data_dir}: no such directory; give --data the directory that 'hotrow prepare' wrote"
         )
-    result = run_training(config, data_dir, out or Path("runs") / config.name, resume=resume, quiet=json_)
+    result = run_training(
+        config, data_dir, out or Path("runs") / config.name, resume=resume, quiet=json_, trace=trace
+    )
     if json_:
         print_json(result)
     else:
@@ -72,7 +77,7 @@ def load_config(recipe: str, overrides: list[str]) -> Any:
 
 
 def run_training(
-    config: Any, data_dir: Path | None, out: Path, *, resume: bool, quiet: bool
+    config: Any, data_dir: Path | None, out: Path, *, resume: bool, quiet: bool, trace: Path | None = None
 ) -> dict[str, Any]:
     """Train; the result as JSON values."""
     from dataclasses import replace
@@ -84,7 +89,7 @@ def run_training(
     if data_dir is not None:
         config = replace(config, data=replace(config.data, dir=str(data_dir)))
     progress = TerminalProgress() if on_terminal() and not quiet else Silence()
-    trainer = Trainer(config, data_dir, out, progress)
+    trainer = Trainer(config, data_dir, out, progress, trace)
     result = trainer.train(resume=resume)
     return {
         "name": config.name,

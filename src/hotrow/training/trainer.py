@@ -17,6 +17,7 @@ from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, open_chec
 from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch
+from hotrow.tracing import Tracer
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, build
 from hotrow.training.config import RunConfig
@@ -27,6 +28,7 @@ from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence
 from hotrow.training.saving import arrays_of, check_resumable, load_arrays, make_manifest
 from hotrow.training.synthetic import SyntheticLoader
+from hotrow.training.window import Window
 
 CHECKPOINTS = "checkpoints"
 AnyLoader = Loader | SyntheticLoader
@@ -72,9 +74,9 @@ class TrainingResult:
 class Trainer:
     """One run in one directory.
 
-    config: everything that decides the numbers. data_dir: a prepared dataset, or None for
-    synthetic data. run_dir: gets ``history.jsonl``,
-    ``tensorboard/`` and ``checkpoints/``. Raises ConfigError, FormatError or DataError before any step is made if
+    config: everything that decides the numbers. data_dir: a prepared dataset, or None for synthetic data. run_dir:
+    gets ``history.jsonl``, ``tensorboard/`` and ``checkpoints/``. trace: file that gets the run's spans, for
+    ui.perfetto.dev. Raises ConfigError, FormatError or DataError before any step is made if
     configuration and data do not fit each other.
     """
 
@@ -84,8 +86,10 @@ class Trainer:
         data_dir: str | Path | None,
         run_dir: str | Path,
         progress: Progress | None = None,
+        trace: str | Path | None = None,
     ) -> None:
         self.config, self.data_dir, self.run_dir = config, data_dir, Path(run_dir)
+        self.trace, self.tracer = trace, Tracer(enabled=trace is not None)
         self.progress = progress or Silence()
         self.manifest: DatasetManifest = data_manifest(config, data_dir)
         self.columns = Columns.of(self.manifest, config.data.features)
@@ -139,9 +143,12 @@ class Trainer:
             self._resume(checkpoints, loader)
         history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
         first_sample = self.state.num_samples
+        window = self._window(loader)
         with self.progress:
-            self._run_steps(loader, checkpoints, history)
-            checkpoint = self._finish(loader, checkpoints, history)
+            self._run_steps(window, checkpoints, history)
+            checkpoint = self._finish(window, checkpoints, history)
+        if self.trace is not None:
+            self.tracer.save(self.trace)
         trained = self.state.num_samples - first_sample
         return TrainingResult(
             run_dir=self.run_dir,
@@ -189,13 +196,16 @@ class Trainer:
             **manifest.state,
         )
 
-    def _run_steps(self, loader: AnyLoader, checkpoints: CheckpointDirectory, history: History) -> None:
+    def _window(self, loader: AnyLoader) -> Window:
+        """The batches to come, from the loader's position on."""
+        return Window(endless(loader), loader.state_dict, None, 0, self.tracer)
+
+    def _run_steps(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> None:
         config, state = self.config, self.state
         self._begin_training_bar()
-        batches = endless(loader)
         while state.step < self.num_steps:
             begin = time.perf_counter()
-            batch = next(batches)
+            batch = window.next(self.num_steps - state.step)
             loss = self._step(batch)
             state.step += 1
             state.num_samples += batch.num_samples
@@ -206,9 +216,9 @@ class Trainer:
                 self._log(history)
             self.progress.advance(batch.num_samples, f"loss {self._last_loss:.5f}")
             if state.step < self.num_steps:
-                self._between_steps(loader, checkpoints, history)
+                self._between_steps(window, checkpoints, history)
 
-    def _between_steps(self, loader: AnyLoader, checkpoints: CheckpointDirectory, history: History) -> None:
+    def _between_steps(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> None:
         config, step = self.config, self.state.step
         is_best = False
         if _is_due(step, config.evaluation.every_steps):
@@ -216,7 +226,7 @@ class Trainer:
             is_best = self._note_best(auc)
             self._begin_training_bar()
         if _is_due(step, config.checkpoint.every_steps) or (is_best and config.checkpoint.keep_best):
-            self._save(loader, checkpoints)
+            self._save(window, checkpoints)
 
     def _begin_training_bar(self) -> None:
         total = round(self.num_steps * self.num_samples_in_epoch / max(1, self._steps_per_epoch()))
@@ -230,7 +240,8 @@ class Trainer:
         model, state = self.model, self.state
         model.set_lr_factor(lr_factor(self.config.training, state.step, self.num_steps))
         try:
-            logits = model.predict(batch)
+            with self.tracer.span("forward"):
+                logits = model.predict(batch)
         except DataError as error:
             raise type(error)(f"{self._where()}: {error}") from error
         loss = weighted_loss(logits, batch.labels, batch.weights)
@@ -240,8 +251,10 @@ class Trainer:
             columns = self.columns
             raise bad_loss(value, batch, logits, columns.dense_names, columns.label_names, self._where())
         model.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        model.optimizer.step()
+        with self.tracer.span("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with self.tracer.span("dense update"):
+            model.optimizer.step()
         return value
 
     def _where(self) -> str:
@@ -285,22 +298,23 @@ class Trainer:
         state.best_step, state.best_auc = state.step, auc
         return True
 
-    def _save(self, loader: AnyLoader, checkpoints: CheckpointDirectory) -> Path:
+    def _save(self, window: Window, checkpoints: CheckpointDirectory) -> Path:
         config, state = self.config.checkpoint, self.state
         manifest = make_manifest(
             self.model,
             step=state.step,
             num_samples=state.num_samples,
-            position=loader.state_dict(),
+            position=window.position_behind,
             state=state.to_json(),
             metrics=state.metrics,
         )
-        path = checkpoints.commit(manifest, arrays_of(self.model))
+        with self.tracer.span("commit"):
+            path = checkpoints.commit(manifest, arrays_of(self.model))
         keep = (state.best_step,) if config.keep_best and state.best_step is not None else ()
         checkpoints.prune(config.keep_last, keep)
         return path
 
-    def _finish(self, loader: AnyLoader, checkpoints: CheckpointDirectory, history: History) -> Path:
+    def _finish(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> Path:
         """The last evaluations and the last checkpoint, unless a resumed run had made them already."""
         if self.state.step in checkpoints.steps():
             return checkpoints.at(self.state.step)
@@ -309,7 +323,7 @@ class Trainer:
                 auc = self._evaluate(split, history, None)
                 if split == self.config.evaluation.split:
                     self._note_best(auc)
-        return self._save(loader, checkpoints)
+        return self._save(window, checkpoints)
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
