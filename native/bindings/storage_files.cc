@@ -5,11 +5,15 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings.h"
 #include "hotrow/storage/aligned_buffer.h"
@@ -84,6 +88,24 @@ void write_bytes(File& file, int64_t offset, const nb::bytes& content) {
   file.write({&extent, 1});
 }
 
+/// Seconds that it takes to read num_reads random pages into memory of their own.
+double time_random_reads(File& file, int64_t page_bytes, int64_t num_reads, uint64_t seed) {
+  check_range(0, page_bytes, file);
+  const int64_t num_pages = file.size() / std::max<int64_t>(page_bytes, 1);
+  if (num_pages < 1 || num_reads < 1) throw nb::value_error((file.path() + ": holds no page to read").c_str());
+  const AlignedBuffer buffer(page_bytes * num_reads);
+  std::memset(buffer.data(), 0, static_cast<size_t>(buffer.size()));  // its pages exist before the clock starts
+  std::mt19937_64 random(seed);
+  std::vector<Extent> extents;
+  for (int64_t i = 0; i < num_reads; ++i) {
+    const auto page = static_cast<int64_t>(random() % static_cast<uint64_t>(num_pages));
+    extents.push_back({page * page_bytes, page_bytes, buffer.data() + i * page_bytes});
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  file.read(extents, nullptr);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 void bind_faults(nb::module_& m) {
   nb::class_<FaultPlan>(m, "FaultPlan")
       .def(nb::init<>())
@@ -113,6 +135,8 @@ void bind_file(nb::module_& m) {
       .def("read", &read_bytes, "offset"_a, "size"_a)
       .def("write", &write_bytes, "offset"_a, "content"_a)
       .def("sync", &File::sync, nb::call_guard<nb::gil_scoped_release>())
+      .def("time_random_reads", &time_random_reads, "page_bytes"_a, "num_reads"_a, "seed"_a,
+           nb::call_guard<nb::gil_scoped_release>())
       .def("size", &File::size)
       .def("path", &File::path)
       .def("alignment", &File::alignment);

@@ -24,7 +24,6 @@ namespace {
 using namespace hotrow::storage;
 
 constexpr int64_t kPage = kDirectAlignment;
-const std::vector<Backend> kBackends = {Backend::kThreads};
 
 /// A directory of its own, removed at the end. Under the working directory: /tmp may be memory.
 class Scratch {
@@ -254,6 +253,22 @@ struct Faulty {
   const std::shared_ptr<FileSystem> files;
 };
 
+/// A child process has neither its parent's threads nor rings of its own.
+void test_fork(FileSystem& files) {
+  const Scratch scratch;
+  const AlignedBuffer content = random_bytes(64 * kPage, 24);
+  const auto file = make_file(files, scratch / "a", content);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    read_pages(*file, content, 200, 25);
+    _exit(0);
+  }
+  read_pages(*file, content, 200, 26);
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0, "status %d", status);
+}
+
 void test_short_transfers(Backend backend, int depth) {
   const Scratch scratch;
   Faulty faulty(backend, depth);
@@ -451,6 +466,7 @@ void test_backend(Backend backend, int depth) {
   test_throwing_callback(*files);
   test_names(*files);
   test_lock(*files);
+  test_fork(*files);
   test_short_transfers(backend, depth);
   test_interrupted(backend, depth);
   test_error_among_others(backend, depth);
@@ -458,11 +474,20 @@ void test_backend(Backend backend, int depth) {
   test_refused_operations(backend, depth);
 }
 
+/// io_uring only where the kernel allows it; elsewhere it is refused in words, and kAuto takes threads.
+std::vector<Backend> backends() {
+  const bool allowed = describe(Backend::kAuto).starts_with("io_uring");
+  if (allowed) return {Backend::kThreads, Backend::kUring};
+  std::printf("no io_uring here: %s\n", describe(Backend::kAuto).c_str());
+  CHECK(error_of([] { make_file_system(Backend::kUring, 4); }) != 0);
+  return {Backend::kThreads, Backend::kAuto};
+}
+
 }  // namespace
 }  // namespace hotrow::test
 
 int main() {
-  for (const hotrow::storage::Backend backend : hotrow::test::kBackends) {
+  for (const hotrow::storage::Backend backend : hotrow::test::backends()) {
     for (const int depth : {1, 7, 64}) hotrow::test::test_backend(backend, depth);
     hotrow::test::test_power_cut(backend);
     hotrow::test::test_power_cut_keeps_what_is_synced(backend);

@@ -86,7 +86,7 @@ class FileSystem {
 };
 
 /// The machine's files: direct I/O where it is allowed. queue_depth: transfers in flight per calling thread, 1 to 4096.
-/// Throws IoError if kUring is asked for where the kernel refuses it. Destroy it after its files.
+/// Throws IoError if kUring is asked for where the kernel refuses it.
 std::shared_ptr<FileSystem> make_file_system(Backend backend, int queue_depth);
 
 /// "io_uring" or "threads", and why, for `hotrow doctor`.
