@@ -26,6 +26,7 @@ NB_MODULE(_native, m) {
   hotrow::bind_lookup(m);
   hotrow::bind_arena(m);
   hotrow::bind_update(m);
+  hotrow::bind_storage_cache(m);
   hotrow::bind_records(m);
   hotrow::bind_storage_files(m);
 }
