@@ -149,11 +149,16 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save and what to keep. every_steps: 0 for at the end only. keep_best: by AUC of ``evaluation.split``."""
+    """When to save and what to keep. every_steps: 0 for at the end only. keep_best: by AUC of ``evaluation.split``.
+
+    copy_to: a URL that fsspec knows, such as ``s3://bucket/run``; checkpoints are copied there in the background, and
+    ``--resume`` fetches the last one from there if the run's directory has none.
+    """
 
     every_steps: Annotated[int, Range(ge=0)] = 0
     keep_last: Positive = 2
     keep_best: bool = True
+    copy_to: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, open_checkpoint
+from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, RemoteCheckpoints, open_checkpoint
 from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch
@@ -95,6 +95,8 @@ class Trainer:
         self.columns = Columns.of(self.manifest, config.data.features)
         self.num_samples_in_epoch = self.manifest.num_samples("train")
         self.num_steps = self._count_steps()
+        copy_to = config.checkpoint.copy_to
+        self.remote = None if copy_to is None else RemoteCheckpoints(copy_to)
         self.state = RunState()
         self._train_seconds = 0.0
         self._last_loss = math.nan
@@ -131,7 +133,7 @@ class Trainer:
             raise ConfigError(
                 f"{self.run_dir}: there is a run here already; add --resume to go on, or give another --out"
             )
-        if resume and not exists:
+        if resume and not exists and self.remote is None:
             raise ConfigError(
                 f"{self.run_dir}: there is no run to resume; give its --out, or leave --resume out"
             )
@@ -147,6 +149,8 @@ class Trainer:
         with self.progress:
             self._run_steps(window, checkpoints, history)
             checkpoint = self._finish(window, checkpoints, history)
+            if self.remote is not None:
+                self.remote.wait()
         if self.trace is not None:
             self.tracer.save(self.trace)
         trained = self.state.num_samples - first_sample
@@ -171,6 +175,8 @@ class Trainer:
     def _resume(self, checkpoints: CheckpointDirectory, loader: AnyLoader) -> None:
         """Build the model and fill it from the last checkpoint; from the start if the kill came before the first."""
         latest = checkpoints.latest()
+        if latest is None and self.remote is not None and self.remote.names():
+            latest = self.remote.fetch(checkpoints.path)
         if latest is None:
             self.model = build(self.config, self.columns)
             return
@@ -311,6 +317,9 @@ class Trainer:
         with self.tracer.span("commit"):
             path = checkpoints.commit(manifest, arrays_of(self.model))
         keep = (state.best_step,) if config.keep_best and state.best_step is not None else ()
+        if self.remote is not None:
+            kept = tuple(checkpoints.at(step).name for step in keep)
+            self.remote.send(path, config.keep_last, kept)
         checkpoints.prune(config.keep_last, keep)
         return path
 

@@ -1,0 +1,167 @@
+"""Copies of a run's checkpoints at another place, made in the background: a spot machine's disk dies with it.
+
+The place is any URL that fsspec knows (``s3://bucket/run``, ``gs://``, ``file:///mnt/nfs/run``). A copy of a checkpoint
+is a directory of the same name with the same files; its manifest is written last, so a directory without one is not
+a checkpoint. Files that an earlier copy has under the same name and size below ``rows/runs`` are copied there, not
+sent again: run files never change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from queue import SimpleQueue
+from typing import Any
+
+from hotrow.checkpoint.manifest import MANIFEST_FILE
+from hotrow.errors import ConfigError, FormatError, StorageError
+
+IMMUTABLE = PurePosixPath("rows/runs")
+"""Files below this never change under their name."""
+
+
+class RemoteCheckpoints:
+    """The copies at one URL. Raises ConfigError for a URL that fsspec does not know or whose package is missing."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._files, self._root = _open(url)
+        self._inbox: SimpleQueue[tuple[Path, int, tuple[str, ...]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._fault: BaseException | None = None
+        self.num_bytes_sent = 0
+
+    def send(self, checkpoint: Path, keep_last: int, keep: tuple[str, ...] = ()) -> None:
+        """Copy a committed checkpoint in the background; then keep the last ``keep_last`` and those of ``keep`` only.
+
+        Raises StorageError if an earlier copy failed. A checkpoint that is pruned before it is copied
+        is left out.
+        """
+        self._raise_fault()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="hotrow-remote", daemon=True)
+            self._thread.start()
+        self._inbox.put((checkpoint, keep_last, keep))
+
+    def wait(self) -> None:
+        """Return when everything has been copied. Raises StorageError if a copy failed."""
+        if self._thread is not None:
+            self._inbox.put(None)
+            self._thread.join()
+            self._thread = None
+        self._raise_fault()
+
+    def names(self) -> list[str]:
+        """Checkpoints that are there whole, in order of step."""
+        try:
+            entries = [PurePosixPath(path).name for path in self._files.ls(self._root, detail=False)]
+        except FileNotFoundError:
+            return []
+        steps = [name for name in entries if name.startswith("step-")]
+        return sorted(name for name in steps if self._files.exists(f"{self._root}/{name}/{MANIFEST_FILE}"))
+
+    def fetch(self, directory: Path, name: str | None = None) -> Path:
+        """Copy a checkpoint (the last one if no name is given) into ``directory``; its path there.
+
+        Raises FormatError if there is none, StorageError if it cannot be read.
+        """
+        found = self.names()
+        if not found or (name is not None and name not in found):
+            raise FormatError(
+                f"{self.url}: no checkpoint {name or ''}; there are {', '.join(found) or 'none'}"
+            )
+        name = name or found[-1]
+        target, temporary = directory / name, directory / f".tmp-{name}"
+        if target.exists():
+            raise ConfigError(f"{target}: exists already; fetch into another directory")
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            self._files.get(f"{self._root}/{name}/", f"{temporary}/", recursive=True)
+            temporary.rename(target)
+        except OSError as error:
+            raise StorageError(f"{self.url}/{name}: cannot fetch to {directory}: {error}") from error
+        return target
+
+    def _work(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            if self._fault is not None:
+                continue
+            checkpoint, keep_last, keep = item
+            try:
+                self._copy(checkpoint)
+                self._prune(keep_last, keep)
+            except Exception as error:  # of any file system; raised where the next call is made
+                self._fault = error
+
+    def _raise_fault(self) -> None:
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise StorageError(
+                f"{self.url}: a checkpoint could not be copied ({fault}); the run's own checkpoints are whole"
+            ) from fault
+
+    def _copy(self, checkpoint: Path) -> None:
+        """Copy it whole, or leave nothing that looks like a checkpoint if it was pruned meanwhile."""
+        try:
+            self._copy_files(checkpoint)
+        except FileNotFoundError:
+            if checkpoint.exists():
+                raise
+            if self._files.exists(f"{self._root}/{checkpoint.name}"):
+                self._files.rm(f"{self._root}/{checkpoint.name}", recursive=True)
+
+    def _copy_files(self, checkpoint: Path) -> None:
+        target = f"{self._root}/{checkpoint.name}"
+        there = self._immutable_files()
+        for path, name in _files_below(checkpoint):
+            if name == MANIFEST_FILE:
+                continue
+            size = path.stat().st_size
+            known = there.get((PurePosixPath(name).name, size)) if _is_immutable(name) else None
+            self._files.makedirs(str(PurePosixPath(f"{target}/{name}").parent), exist_ok=True)
+            if known is not None:
+                self._files.cp_file(known, f"{target}/{name}")
+            else:
+                self._files.put_file(str(path), f"{target}/{name}")
+                self.num_bytes_sent += size
+        self._files.put_file(str(checkpoint / MANIFEST_FILE), f"{target}/{MANIFEST_FILE}")
+
+    def _immutable_files(self) -> dict[tuple[str, int], str]:
+        """Run files that are there: (name, bytes) → path."""
+        names = self.names()
+        if not names:
+            return {}
+        directory = f"{self._root}/{names[-1]}/{IMMUTABLE}"
+        try:
+            entries = self._files.ls(directory, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {(PurePosixPath(e["name"]).name, e["size"]): e["name"] for e in entries}
+
+    def _prune(self, keep_last: int, keep: tuple[str, ...]) -> None:
+        names = self.names()
+        for name in names[: max(0, len(names) - keep_last)]:
+            if name not in keep:
+                self._files.rm_file(f"{self._root}/{name}/{MANIFEST_FILE}")  # first: no longer a checkpoint
+                self._files.rm(f"{self._root}/{name}", recursive=True)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    import fsspec  # type: ignore[import-untyped]
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"checkpoint.copy_to = {url!r}: {error}") from error
+    return files, str(root).rstrip("/")
+
+
+def _is_immutable(name: str) -> bool:
+    return IMMUTABLE in PurePosixPath(name).parents
+
+
+def _files_below(directory: Path) -> Iterator[tuple[Path, str]]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            yield path, path.relative_to(directory).as_posix()
