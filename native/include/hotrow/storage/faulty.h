@@ -14,8 +14,9 @@ namespace hotrow::storage {
 /// of the file's byte `byte` is the other one. kDelay: the call waits. kPowerOff: it and all that follow fail with EIO.
 enum class FaultAction : int32_t { kError = 0, kShort = 1, kFlip = 2, kDelay = 3, kPowerOff = 4 };
 
-/// Which calls are hit, and how. A rule counts the calls it matches, from 1; a transfer counts once per piece that goes
-/// to the kernel, so a continued one counts again. A flip counts only reads of its byte.
+/// Which calls are hit, and how. A rule counts the calls it matches from when it was added, beginning with 1; a
+/// transfer counts once per piece that goes to the kernel, so a continued one counts again. A flip counts only reads of
+/// its byte.
 struct FaultRule {
   std::string operation;  // IoError::operation; "*" is any
   std::string path_part;  // contained in the path; for "rename" and "link" in either path
