@@ -295,7 +295,7 @@ class TablePlan:
         )
 
 
-DRAM_ROW_OVERHEAD_BYTES = 4
+DRAM_ROW_OVERHEAD_BYTES = 2
 """What is known of a row in DRAM whose changes are to be committed: counted beside its bytes and state."""
 
 

@@ -12,8 +12,12 @@ from typing_extensions import Self
 
 from hotrow.core import DataType, EmbeddingBagConfig, Plan, PoolingType
 from hotrow.embedding.collection import Collection, check_kind, check_seed
+from hotrow.embedding.lookup import Jagged
+from hotrow.embedding.opening import make_store
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_device, check_plan, check_tables, store_rows
+from hotrow.embedding.ticket import Ticket
+from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor, KeyedTensor
 from hotrow.optim import Optimizer, RowWiseAdagrad
@@ -31,10 +35,10 @@ class EmbeddingBagCollection(Collection):
     a forward whose backward never runs changes nothing. Rows are not in ``parameters()``.
 
     tables: one configuration per table. is_weighted: multiply each row by the input's weight; the weights get their
-    gradient (with the rows as they are when the backward runs). device: CPU. plan: where rows live; this version
-    runs plans that keep every table in DRAM. optimizer: None makes rows ordinary parameters with sparse gradients,
-    for accumulation, clipping or any torch optimizer. storage_dir: for plans with rows on ssd. seed: initial values
-    are functions of (seed, table name, row id).
+    gradient (with the rows as they are when the backward runs). device: CPU. plan: where rows live, in DRAM or on
+    SSD behind a cache in DRAM; the numbers are the same. optimizer: None makes rows ordinary parameters with sparse
+    gradients, for accumulation, clipping or any torch optimizer. storage_dir: where rows on ssd and commits live; one
+    that has commits is opened at the last one. seed: initial values are functions of (seed, table name, row id).
 
     Raises ConfigError for tables, plan, device or seed that cannot be run; ``forward`` raises DataError for a missing
     feature or lengths that do not add up, IdOutOfRange for an id outside its table (rows stay as they were).
@@ -62,17 +66,31 @@ class EmbeddingBagCollection(Collection):
                 )
         check_device(device)
         check_plan(tables, plan, storage_dir)
-        super().__init__(TableStore(tables, optimizer, check_seed(seed)))
+        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir))
         self._is_weighted = is_weighted
         self._configs = list(tables)
 
-    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+    def forward(self, features: KeyedJaggedTensor | Ticket) -> KeyedTensor:
+        if isinstance(features, Ticket):
+            return KeyedTensor(self._feature_names, self._dims, self._pool_ticket(features))
         self._check_features(features)
         values = features.values()
         weights = self._weights_of(features, self._is_weighted)
         keys = features.keys()
         pooled = self._lookup(values, features.offsets(), weights, self._select(keys), len(keys))
         return KeyedTensor(self._feature_names, self._dims, pooled)
+
+    def _jagged(self, features: KeyedJaggedTensor) -> Jagged:
+        self._check_features(features)
+        weights, keys = self._weights_of(features, self._is_weighted), features.keys()
+        return self._store.select(
+            features.values(), features.offsets(), weights, self._select(keys), len(keys)
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _pool_ticket(self, ticket: Ticket) -> Tensor:
+        lease, jagged = ticket.take_lease(self), ticket.jagged
+        return self._lookup(jagged.values, jagged.offsets, jagged.weights, lease=lease)
 
     def is_weighted(self) -> bool:
         return self._is_weighted
@@ -85,6 +103,8 @@ class EmbeddingBagCollection(Collection):
 
         Rows of tables that are INT8 already are copied.
         """
+        if isinstance(self._store, TieredStore):
+            raise ConfigError("quantize: rows in a storage_dir are not available for it in this version")
         tables = [replace(table, data_type=DataType.INT8, init_fn=None) for table in self._configs]
         rows: list[Tensor] = []
         for table, target, source in zip(self._configs, tables, self._store.group.rows):

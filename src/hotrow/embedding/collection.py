@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from hotrow.core import EmbeddingConfig
-from hotrow.embedding.module import TableDict, TableModule, TableRows
+from hotrow.embedding.lookup import Jagged
+from hotrow.embedding.module import TableDict, TableModule, TableRows, TieredTableRows
 from hotrow.embedding.store import TableStore
+from hotrow.embedding.ticket import Ticket
+from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import KeyedJaggedTensor
 
@@ -24,8 +29,11 @@ class Collection(TableModule):
         super().__init__(store)
         self._feature_names = [feature.name for feature in store.features]
         self._dims = store.output_dims
-        tables: dict[str, TableRows] = {}
+        tables: dict[str, TableRows | TieredTableRows] = {}
         for index, table in enumerate(store.tables):
+            if isinstance(store, TieredStore):
+                tables[table.name] = TieredTableRows(store, index)
+                continue
             if store.optimizer is None:
                 store.rows[index] = nn.Parameter(store.rows[index])
             tables[table.name] = TableRows(table, store.rows[index])
@@ -36,6 +44,34 @@ class Collection(TableModule):
 
     def _parameters_in_order(self) -> list[Tensor]:
         return [rows.weight for rows in self._tables().values()]
+
+    def _jagged(self, features: Any) -> Jagged:
+        """The input in the order of this collection's features, checked."""
+        raise NotImplementedError
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def prefetch(self, features: KeyedJaggedTensor) -> Ticket:
+        """Bring in the rows of a coming batch in the background. Give the ticket to ``forward`` instead of the batch.
+
+        Batches that were announced are brought in in that order, as long as there is room; none is fetched twice while
+        its ticket holds room for it. Any number of tickets may be outstanding, and ``forward(features)`` may be called
+        in between. What goes wrong in the background is raised when the ticket is used. In memory this costs nothing.
+
+        Raises DataError as ``forward``.
+        """
+        jagged = self._jagged(features)
+        return Ticket(self, features, jagged, self._store.announce(jagged))
+
+    def commit(self, name: str) -> Path:
+        """Make rows, optimizer state, step and seed as they are now durable under ``name``; returns the directory.
+
+        It is there whole or not at all, whatever happens; what earlier commits have already is not written again.
+        Building a collection on the same ``storage_dir`` opens the last commit. Old commits may be deleted by hand.
+
+        Raises ConfigError for a name that cannot be or is there, or without a storage_dir; StorageError, leaving the
+        earlier commits as they were.
+        """
+        return self._store.commit(name)
 
     def close(self) -> None:
         super().close()

@@ -15,7 +15,7 @@ from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor, lengths_to_offsets
 
 if TYPE_CHECKING:
-    from hotrow.embedding.store import TableStore
+    from hotrow.embedding.store import Reader
     from hotrow.kernels import TableGroup
 
 
@@ -78,9 +78,7 @@ class FusedPooled(torch.autograd.Function):
     """Pooled lookup whose backward applies the optimizer. The eager twin of ``hotrow::pooled_lookup``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, anchor: Tensor, weights: Tensor | None, jagged: Jagged, store: TableStore
-    ) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, weights: Tensor | None, jagged: Jagged, store: Reader) -> Tensor:
         ctx.store = store
         ctx.save_for_backward(jagged.values, jagged.offsets, weights)
         return store.pool(jagged.values, jagged.offsets, weights)
@@ -102,7 +100,7 @@ class FusedGather(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: Tensor, values: Tensor, splits: Sequence[int], store: TableStore
+        ctx: Any, anchor: Tensor, values: Tensor, splits: Sequence[int], store: Reader
     ) -> tuple[Tensor, ...]:
         ctx.store, ctx.splits = store, splits
         ctx.save_for_backward(values)

@@ -15,9 +15,11 @@ from hotrow.core import INT8_TAIL_BYTES, DataType, EmbeddingConfig
 from hotrow.embedding.lookup import FusedPooled, Jagged, SparsePooled
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import store_rows
+from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError, DataError
 from hotrow.kernels import pooled_lookup_op, register_target
 from hotrow.optim import Optimizer
+from hotrow.storage import Lease
 
 STATE_DICT_LIMIT_BYTES = 8 << 30
 """``state_dict`` refuses rows above this size; raise a module's ``state_dict_limit_bytes`` to allow more."""
@@ -58,10 +60,44 @@ class TableRows(nn.Module):
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.table.data_type.value}"
 
 
+class TieredTableRows(nn.Module):
+    """The rows of one table that is not all in memory: ``weight`` is a copy of what they are now."""
+
+    def __init__(self, store: TieredStore, index: int) -> None:
+        super().__init__()
+        self._store, self._index, self.table = store, index, store.tables[index]
+        self.num_embeddings, self.embedding_dim = self.table.num_embeddings, self.table.embedding_dim
+
+    @property
+    def weight(self) -> Tensor:
+        return self._store.read_table(self._index)["weight"]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.weight
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        def write(weight: Tensor) -> None:
+            self._store.write_table(self._index, {"weight": weight})
+
+        load_rows(self.table, write, state_dict, prefix, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.table.data_type.value}"
+
+
 class TableDict(nn.Module):
     """Tables by name, as ``nn.ModuleDict``, but a table may have any name: ``items`` and ``type`` are columns too."""
 
-    def __init__(self, tables: Mapping[str, TableRows]) -> None:
+    def __init__(self, tables: Mapping[str, TableRows | TieredTableRows]) -> None:
         super().__init__()
         self._modules.update(tables)
 
@@ -89,7 +125,7 @@ class TableDict(nn.Module):
 
 def load_rows(
     table: EmbeddingConfig,
-    rows: Tensor,
+    rows: Tensor | Callable[[Tensor], None],
     state_dict: Mapping[str, Any],
     prefix: str,
     strict: bool,
@@ -97,7 +133,10 @@ def load_rows(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Load ``prefix + "weight"`` into a table's rows, reporting what is wrong as ``nn.Module`` wants it reported."""
+    """Load ``prefix + "weight"`` into a table's rows, reporting what is wrong as ``nn.Module`` wants it reported.
+
+    rows: the arena, or what takes the weight instead: fp32 values, or rows of an INT8 table.
+    """
     key = prefix + "weight"
     if key not in state_dict:
         missing_keys.append(key)
@@ -109,19 +148,22 @@ def load_rows(
         unexpected_keys.extend(k for k in state_dict if k.startswith(prefix) and k != key)
 
 
-def load_weight(table: EmbeddingConfig, rows: Tensor, weight: Any) -> str | None:
+def load_weight(table: EmbeddingConfig, rows: Tensor | Callable[[Tensor], None], weight: Any) -> str | None:
     """Copy a table's weight into its rows, rounding to their precision. Returns what is wrong with it, if anything."""
     expected = [table.num_embeddings, table.embedding_dim]
     if not isinstance(weight, Tensor):
         return f"table {table.name!r}: found {type(weight).__name__}, expected a tensor {expected}"
     packed = [table.num_embeddings, table.embedding_dim + INT8_TAIL_BYTES]
     if table.data_type is DataType.INT8 and weight.dtype == torch.uint8 and list(weight.shape) == packed:
-        rows.copy_(weight)
+        rows.copy_(weight) if isinstance(rows, Tensor) else rows(weight)
         return None
     if list(weight.shape) != expected or not weight.is_floating_point():
         return f"table {table.name!r}: found {weight.dtype} {list(weight.shape)}, expected floats {expected}"
     with torch.no_grad():
-        store_rows(weight.to("cpu"), table, rows)
+        if isinstance(rows, Tensor):
+            store_rows(weight.to("cpu"), table, rows)
+        else:
+            rows(weight.to("cpu"))
     return None
 
 
@@ -222,7 +264,7 @@ class TableModule(nn.Module):
             raise ConfigError(
                 "optimizer_state: this module has optimizer=None; save the optimizer that trains it"
             )
-        tables = {table.name: dict(state) for table, state in zip(self._store.tables, self._store.state)}
+        tables = self._store.state_arrays()
         return {"name": optimizer.name, "lr": optimizer.lr, "step": self._store.step, "state": tables}
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
@@ -238,9 +280,9 @@ class TableModule(nn.Module):
                 f"optimizer state has fields {sorted(state)}; it must have name, lr, step and state"
             )
         arrays = {f"{t}.{name}": a for t, found in state["state"].items() for name, a in found.items()}
-        weights = {f"{t.name}.weight": rows for t, rows in zip(self._store.tables, self._store.rows)}
         restored = replace(optimizer, lr=float(state["lr"]))  # refused before anything is changed
-        self.load_row_arrays({**weights, **arrays})
+        with torch.no_grad():
+            self._store.load_state(arrays)
         self._store.step, self._store.optimizer = int(state["step"]), restored
 
     def close(self) -> None:
@@ -260,8 +302,9 @@ class TableModule(nn.Module):
         weights: Tensor | None,
         selection: Sequence[int] = (),
         num_keys: int | None = None,
+        lease: Lease | None = None,
     ) -> Tensor:
-        """Pooled rows ``[B, W]`` with whatever the backward of this module does."""
+        """Pooled rows ``[B, W]`` with whatever the backward of this module does. lease: slots claimed before."""
         num_keys = len(self._input_keys) if num_keys is None else num_keys
         if not self._is_fused:
             sparse: Tensor = self._sparse_lookup(values, offsets, weights, selection, num_keys)
@@ -281,7 +324,8 @@ class TableModule(nn.Module):
             )
             return pooled
         jagged = self._store.select(values, offsets, weights, selection, num_keys)
-        found: Tensor = FusedPooled.apply(self._anchor, jagged.weights, jagged, self._store)  # type: ignore[no-untyped-call]
+        reader = self._store.reader(jagged, lease)
+        found: Tensor = FusedPooled.apply(self._anchor, jagged.weights, jagged, reader)  # type: ignore[no-untyped-call]
         return found
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse gradients cannot be traced
@@ -330,7 +374,8 @@ class TableModule(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        size = sum(rows.numel() * rows.element_size() for rows in self._store.group.rows)
+        _ = self._store.group  # says if it is closed
+        size = self._store.num_row_bytes()
         if size > self.state_dict_limit_bytes:
             raise ConfigError(
                 f"state_dict: rows of {len(self._store.tables)} tables take {size} bytes, the limit is "

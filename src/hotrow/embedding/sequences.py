@@ -12,11 +12,14 @@ from typing_extensions import Self
 from hotrow.core import EmbeddingConfig, Plan
 from hotrow.embedding.bags import DEFAULT_OPTIMIZER
 from hotrow.embedding.collection import Collection, check_kind, check_seed
-from hotrow.embedding.lookup import FusedGather, SparseGather
+from hotrow.embedding.lookup import FusedGather, Jagged, SparseGather
+from hotrow.embedding.opening import make_store
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_device, check_plan, check_tables
+from hotrow.embedding.ticket import Ticket
 from hotrow.jagged import JaggedTensor, KeyedJaggedTensor
 from hotrow.optim import Optimizer
+from hotrow.storage import Lease
 
 
 class EmbeddingCollection(Collection):
@@ -45,21 +48,22 @@ class EmbeddingCollection(Collection):
         check_tables(tables)
         check_device(device)
         check_plan(tables, plan, storage_dir)
-        super().__init__(TableStore(tables, optimizer, check_seed(seed)))
+        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir))
         self._need_indices = need_indices
         self._configs = list(tables)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
-        self._check_features(features)
-        keys = features.keys()
-        # Even where keys are in order: offsets are read below, so they must be checked before.
-        selection = self._select(keys) or range(len(keys))
-        jagged = self._store.select(features.values(), features.offsets(), None, selection, len(keys))
+    def forward(self, features: KeyedJaggedTensor | Ticket) -> dict[str, JaggedTensor]:
+        lease = None
+        if isinstance(features, Ticket):
+            lease, jagged = features.take_lease(self), features.jagged
+            features = features.features
+        else:
+            jagged = self._jagged(features)
         stride = features.stride()
         bounds = jagged.offsets[::stride].tolist() if stride else [0] * (len(self._input_keys) + 1)
         splits = [b - a for a, b in zip(bounds, bounds[1:])]
-        gathered = self._gather(jagged.values, splits)
+        gathered = self._gather(jagged, splits, lease)
         lengths = jagged.offsets.diff().view(len(splits), stride)
         ids = torch.split(jagged.values, splits)
         return {
@@ -67,11 +71,19 @@ class EmbeddingCollection(Collection):
             for f, name in enumerate(self._feature_names)
         }
 
-    def _gather(self, values: Tensor, splits: Sequence[int]) -> Sequence[Tensor]:
+    def _jagged(self, features: KeyedJaggedTensor) -> Jagged:
+        self._check_features(features)
+        keys = features.keys()
+        # Even where keys are in order: offsets are read in forward, so they must be checked before.
+        selection = self._select(keys) or range(len(keys))
+        return self._store.select(features.values(), features.offsets(), None, selection, len(keys))
+
+    def _gather(self, jagged: Jagged, splits: Sequence[int], lease: Lease | None) -> Sequence[Tensor]:
         if self._is_fused:
-            return FusedGather.apply(self._anchor, values, splits, self._store)  # type: ignore[no-any-return, no-untyped-call]
+            reader = self._store.reader(jagged, lease)
+            return FusedGather.apply(self._anchor, jagged.values, splits, reader)  # type: ignore[no-any-return, no-untyped-call]
         parameters = self._bound_parameters()
-        return SparseGather.apply(self._store.group, values, splits, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+        return SparseGather.apply(self._store.group, jagged.values, splits, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
     def need_indices(self) -> bool:
         return self._need_indices

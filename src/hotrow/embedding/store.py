@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from hotrow import kernels
@@ -16,13 +18,30 @@ from hotrow.embedding.tables import check_trainable, features_of, make_rows, mak
 from hotrow.errors import ConfigError
 from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
+from hotrow.storage import Lease
+
+
+class Reader(Protocol):
+    """Looks up and updates the rows of one input. ``values`` are its ids."""
+
+    def pool(self, values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor: ...
+
+    def gather(self, values: Tensor, splits: Sequence[int]) -> list[Tensor]: ...
+
+    def pooled_weights_grad(self, values: Tensor, offsets: Tensor, grad: Tensor) -> Tensor: ...
+
+    def update_pooled(
+        self, values: Tensor, offsets: Tensor, weights: Tensor | None, grad: Tensor
+    ) -> None: ...
+
+    def update_unpooled(self, values: Tensor, splits: Sequence[int], grads: Sequence[Tensor]) -> None: ...
 
 
 class TableStore:
     """Rows and state of a collection's tables.
 
     tables: configurations, checked. optimizer: applied by ``update``; None if rows are trained from outside.
-    rows: one arena per table, made from (seed, table name, row id) if None.
+    rows: one arena per table, made from (seed, table name, row id) if None. state: zeros if None.
     ``step`` counts updates of the whole store; it and ``seed`` are all that random numbers depend on.
     """
 
@@ -32,13 +51,14 @@ class TableStore:
         optimizer: Optimizer | None,
         seed: int,
         rows: Sequence[Tensor] | None = None,
+        state: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> None:
         check_trainable(tables, optimizer)
         self.tables, self.optimizer, self.seed = list(tables), optimizer, seed
         self.step = 0
         self.features, self.input_keys = features_of(tables)
         self.rows = list(rows) if rows is not None else [make_rows(table, seed) for table in tables]
-        self.state = [make_state(table, optimizer) for table in tables]
+        self.state = list(state) if state is not None else [make_state(table, optimizer) for table in tables]
         self._group: TableGroup | None = None
 
     @property
@@ -52,6 +72,14 @@ class TableStore:
             specs = [table_spec(table) for table in self.tables]
             self._group = TableGroup(specs, self.features, [rows.detach() for rows in self.rows], self.state)
         return self._group
+
+    def reader(self, jagged: Jagged, lease: Lease | None = None) -> Reader:
+        """What looks up and updates the rows of one input, whose ids are ``jagged.values``."""
+        return self
+
+    def announce(self, jagged: Jagged) -> Lease | None:
+        """Bring in the rows of a coming input; None where all rows are here."""
+        return None
 
     def rebind(self, rows: Sequence[Tensor]) -> None:
         """Read other arenas from now on, if they are others (parameters may be given new storage by their owner)."""
@@ -88,7 +116,8 @@ class TableStore:
         self, values: Tensor, offsets: Tensor, weights: Tensor | None, selection: Sequence[int], num_keys: int
     ) -> Tensor:
         """As ``pool``, for an input that may have its keys in another order: what the operator calls."""
-        return self.pool(*self.select(values, offsets, weights, selection, num_keys)[:3])
+        jagged = self.select(values, offsets, weights, selection, num_keys)
+        return self.reader(jagged).pool(jagged.values, jagged.offsets, jagged.weights)
 
     def gather(self, values: Tensor, splits: Sequence[int]) -> list[Tensor]:
         """Rows of each feature, ``[N_f, D_f]``."""
@@ -120,7 +149,8 @@ class TableStore:
         num_keys: int,
     ) -> None:
         """As ``update_pooled``, for an input that may have its keys in another order."""
-        self.update_pooled(*self.select(values, offsets, weights, selection, num_keys)[:3], grad)
+        jagged = self.select(values, offsets, weights, selection, num_keys)
+        self.reader(jagged).update_pooled(jagged.values, jagged.offsets, jagged.weights, grad)
 
     def update_unpooled(self, values: Tensor, splits: Sequence[int], grads: Sequence[Tensor]) -> None:
         """As ``update``, for a gather."""
@@ -147,7 +177,7 @@ class TableStore:
         """As ``pooled_weights_grad``, for an input that may have its keys in another order."""
         ones = grad.new_ones(values.shape[0])
         jagged = self.select(values, offsets, ones, selection, num_keys)
-        found = self.pooled_weights_grad(jagged.values, jagged.offsets, grad)
+        found = self.reader(jagged).pooled_weights_grad(jagged.values, jagged.offsets, grad)
         if jagged.positions is None:
             return found
         return grad.new_zeros(values.shape[0]).index_add_(0, jagged.positions, found)
@@ -162,6 +192,16 @@ class TableStore:
             raise ConfigError("backward: this store has no optimizer")
         return self.optimizer
 
+    def num_row_bytes(self) -> int:
+        """Bytes of all rows, without state."""
+        return sum(rows.numel() * rows.element_size() for rows in self.group.rows)
+
+    def commit(self, name: str) -> Path:
+        """Raise ConfigError: there is nowhere to commit to."""
+        raise ConfigError(
+            f"commit {name!r}: this collection is in memory; build it with storage_dir=, or save row_arrays()"
+        )
+
     def arrays(self) -> dict[str, Tensor]:
         """Rows and state by name: ``<table>.weight``, ``<table>.<state>``. The tensors are the arenas themselves."""
         found: dict[str, Tensor] = {}
@@ -173,20 +213,19 @@ class TableStore:
     def load_arrays(self, arrays: Mapping[str, Tensor]) -> None:
         """Copy arrays of the names and shapes of ``arrays()`` in. Raises ConfigError, before anything is written."""
         own = self.arrays()
-        missing, foreign = [n for n in own if n not in arrays], [n for n in arrays if n not in own]
-        if missing or foreign:
-            raise ConfigError(
-                f"rows of another collection: missing {missing or 'none'}, unknown {foreign or 'none'}"
-            )
-        for name, array in arrays.items():
-            if array.shape != own[name].shape or array.dtype != own[name].dtype:
-                raise ConfigError(
-                    f"rows of another collection: {name} is {array.dtype} {list(array.shape)}, "
-                    f"expected {own[name].dtype} {list(own[name].shape)}"
-                )
+        check_arrays(arrays, {name: (array.dtype, list(array.shape)) for name, array in own.items()})
         for name, array in arrays.items():
             if array.data_ptr() != own[name].data_ptr():
                 own[name].copy_(array)
+
+    def state_arrays(self) -> dict[str, dict[str, Tensor]]:
+        """Optimizer state: table → name → array, the arrays themselves."""
+        return {table.name: dict(state) for table, state in zip(self.tables, self.state)}
+
+    def load_state(self, arrays: Mapping[str, Tensor]) -> None:
+        """Copy ``<table>.<state>`` arrays in. Raises ConfigError, before anything is written."""
+        weights = {f"{table.name}.weight": rows for table, rows in zip(self.tables, self.rows)}
+        self.load_arrays({**weights, **arrays})
 
     def close(self) -> None:
         """Let the rows go; every later operation raises ConfigError."""
@@ -200,6 +239,21 @@ class TableStore:
         twin.state = [{name: _copy_arena(a, memo) for name, a in state.items()} for state in self.state]
         twin._group = None
         return twin
+
+
+def check_arrays(arrays: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, list[int]]]) -> None:
+    """Raise ConfigError unless these are the arrays expected: names, dtypes, shapes."""
+    missing, foreign = [n for n in expected if n not in arrays], [n for n in arrays if n not in expected]
+    if missing or foreign:
+        raise ConfigError(
+            f"rows of another collection: missing {missing or 'none'}, unknown {foreign or 'none'}"
+        )
+    for name, array in arrays.items():
+        dtype, shape = expected[name]
+        if list(array.shape) != shape or array.dtype != dtype:
+            raise ConfigError(
+                f"rows of another collection: {name} is {array.dtype} {list(array.shape)}, expected {dtype} {shape}"
+            )
 
 
 def _copy_arena(array: Tensor, memo: dict[int, Any]) -> Tensor:

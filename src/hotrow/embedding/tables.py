@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,16 +86,14 @@ def features_of(tables: Sequence[EmbeddingConfig]) -> tuple[list[FeatureSpec], l
 
 
 def check_plan(tables: Sequence[EmbeddingConfig], plan: Plan | None, storage_dir: Any = None) -> None:
-    """Raise ConfigError unless every row of every table is in DRAM, as a table, in the table's own precision.
+    """Raise ConfigError unless the rows of every table are in DRAM or, behind these, on SSD; in its own precision.
 
     The message names the table and the tier, representation, precision, owner or order that this version cannot run.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise ConfigError(f"plan={plan!r} is not a Plan; read a file with Plan.load(path)")
-    if storage_dir is not None:
-        raise ConfigError(
-            f"storage_dir={str(storage_dir)!r}: rows on ssd are not available in this version; leave it out"
-        )
+    if storage_dir is not None and not isinstance(storage_dir, (str, os.PathLike)):
+        raise ConfigError(f"storage_dir={storage_dir!r} is not a path")
     if plan is None:
         return
     names = [table.name for table in tables]
@@ -111,6 +110,10 @@ def check_plan(tables: Sequence[EmbeddingConfig], plan: Plan | None, storage_dir
         )
     for table in tables:
         _check_table_plan(table, plan)
+        if plan.tables[table.name].cache is not None and storage_dir is None:
+            raise ConfigError(
+                f"plan: table {table.name!r} has rows on ssd; give storage_dir=, a directory for them, to a collection"
+            )
 
 
 def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
@@ -125,11 +128,15 @@ def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
         raise ConfigError(
             f"{where}: foreign order_id {planned.order_id!r}; these rows are in order {IDENTITY_ORDER!r}"
         )
+    is_behind_ssd = False
     for segment in planned.segments:
         rows = f"{where}, rows [{segment.begin}, {segment.end})"
-        remedy = "is not available in this version; this version runs tables in dram"
-        if segment.tier is not Tier.DRAM:
+        remedy = "is not available in this version; this version runs tables in dram and on ssd"
+        if segment.tier not in (Tier.DRAM, Tier.SSD):
             raise ConfigError(f"{rows}: tier {segment.tier.value!r} {remedy}")
+        is_behind_ssd |= segment.tier is Tier.SSD
+        if segment.tier is Tier.DRAM and is_behind_ssd:
+            raise ConfigError(f"{rows}: tier 'dram' behind rows on ssd; the first places are those in dram")
         if segment.representation is not Representation.TABLE:
             raise ConfigError(f"{rows}: representation {segment.representation.value!r} {remedy}")
         if segment.owner.kind == "stripe":

@@ -16,7 +16,7 @@ Results are bit-for-bit equal for any number of threads and any CPU level.
 from hotrow.kernels.arena import empty_arena, huge_pages_status, keep_freed_memory
 from hotrow.kernels.cpu import dequantize_rows, gather, pooled_lookup, quantize_rows
 from hotrow.kernels.library import LookupTarget, find_target, pooled_lookup_op, register_target
-from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads
+from hotrow.kernels.native import active_level, cpu_levels, force_level, get_num_threads, load_native
 from hotrow.kernels.prefetch import Prefetch, choose_prefetch
 from hotrow.kernels.records import (
     Moves,
@@ -53,6 +53,7 @@ __all__ = [
     "initialize_rows",
     "initialize_slots",
     "keep_freed_memory",
+    "load_native",
     "moved_bytes",
     "pooled_lookup",
     "pooled_lookup_op",

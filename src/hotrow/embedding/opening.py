@@ -1,0 +1,109 @@
+"""How a collection gets its rows: in memory, new in a storage directory, or from the directory's last commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from hotrow.core import EmbeddingConfig, Plan
+from hotrow.embedding.arenas import lay_out, make_group
+from hotrow.embedding.store import TableStore
+from hotrow.embedding.tables import check_trainable, features_of
+from hotrow.embedding.tiered import TieredStore
+from hotrow.errors import ConfigError
+from hotrow.optim import Optimizer
+from hotrow.storage import (
+    Buffers,
+    CommitManifest,
+    NativeCache,
+    RowsDirectory,
+    TieredRows,
+    TieredTable,
+    open_native_store,
+)
+
+
+def make_store(
+    tables: Sequence[EmbeddingConfig],
+    optimizer: Optimizer | None,
+    seed: int,
+    plan: Plan | None,
+    storage_dir: str | Path | None,
+) -> TableStore:
+    """The rows of a collection: in memory without a storage_dir, else in that directory, new or as last committed."""
+    if storage_dir is None:
+        return TableStore(tables, optimizer, seed)
+    check_trainable(tables, optimizer)
+    if optimizer is None:
+        raise ConfigError(
+            f"storage_dir={str(storage_dir)!r}: rows in a storage_dir are trained by a fused optimizer; give "
+            "optimizer=, or leave storage_dir out"
+        )
+    layout, buffers = lay_out(tables, plan or Plan.in_memory(tables), optimizer)
+    directory = RowsDirectory(storage_dir)
+    with ExitStack() as undo:
+        undo.callback(directory.close)
+        last = directory.last()
+        if last is not None:
+            _check_same(last[0], last[1], layout, optimizer, seed)
+        store = _open(tables, optimizer, seed, layout, buffers, directory, last)
+        undo.pop_all()
+    return store
+
+
+def _open(
+    tables: Sequence[EmbeddingConfig],
+    optimizer: Optimizer,
+    seed: int,
+    layout: list[TieredTable],
+    buffers: Buffers,
+    directory: RowsDirectory,
+    last: tuple[Path, CommitManifest] | None,
+) -> TieredStore:
+    features, _ = features_of(tables)
+    is_identity = [table.num_pinned == table.num_rows for table in layout]
+    group = make_group(tables, optimizer, [table.num_slots for table in layout], features, is_identity)
+
+    def make_cache() -> NativeCache:
+        return NativeCache(layout, [feature.table for feature in features])
+
+    cache = make_cache()
+    if last is None:
+        directory.clear_rows()
+    rows = open_native_store(directory.rows, None if last is None else last[0], layout, buffers)
+    tiers = TieredRows(group, layout, cache, rows, seed, buffers.staging_bytes)
+    store = TieredStore(tables, optimizer, seed, tiers, directory, make_cache)
+    if last is None:
+        store.fill_from_functions()
+    else:
+        store.seed, store.step = last[1].seed, last[1].step
+    return store
+
+
+def _check_same(
+    path: Path, found: CommitManifest, layout: Sequence[TieredTable], optimizer: Optimizer, seed: int
+) -> None:
+    """Raise ConfigError, naming what differs, unless a commit is of these tables, this optimizer and this seed."""
+    if found.optimizer != optimizer.name:
+        raise ConfigError(
+            f"{path}: its optimizer state is of {found.optimizer!r}, this collection's optimizer is "
+            f"{optimizer.name!r}; give the same kind, or another storage_dir"
+        )
+    if found.initial_seed != seed:
+        raise ConfigError(
+            f"{path}: rows that were never trained are those of seed={found.initial_seed}; give that seed, not {seed}"
+        )
+    names = [str(table.get("name")) for table in found.tables]
+    if names != [table.name for table in layout]:
+        raise ConfigError(
+            f"{path}: has tables {names}, this collection has {[table.name for table in layout]}; give the same "
+            "tables in the same order, or another storage_dir"
+        )
+    for table, committed in zip(layout, found.tables):
+        for field, value in table.description.items():
+            if committed.get(field) != value:
+                raise ConfigError(
+                    f"{path}: table {table.name!r} has {field} {committed.get(field)!r}, this collection's has "
+                    f"{value!r}; give the same tables, or another storage_dir"
+                )

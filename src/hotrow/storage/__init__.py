@@ -1,0 +1,34 @@
+"""Rows that are not all in memory: slots in front of a store on SSD, look-ahead, budgets, commits."""
+
+from hotrow.storage.budget import (
+    CACHE_SLOT_BYTES,
+    INDEX_ROW_BYTES,
+    ROW_ID_BYTES,
+    Buffers,
+    capacity_for,
+    slots_within,
+)
+from hotrow.storage.commits import CommitManifest, RowsDirectory
+from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
+from hotrow.storage.native_store import NativeCache, open_native_store
+from hotrow.storage.tiered import Lease, TieredRows
+
+__all__ = [
+    "CACHE_SLOT_BYTES",
+    "INDEX_ROW_BYTES",
+    "ROW_ID_BYTES",
+    "Buffers",
+    "Cache",
+    "CommitManifest",
+    "Lease",
+    "NativeCache",
+    "Reservation",
+    "RowsDirectory",
+    "Shortage",
+    "Store",
+    "TieredRows",
+    "TieredTable",
+    "capacity_for",
+    "open_native_store",
+    "slots_within",
+]

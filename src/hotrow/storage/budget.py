@@ -1,0 +1,61 @@
+"""From a cache's bytes to slots. Everything that a table on SSD takes of DRAM is counted, and nothing else is taken.
+
+======================  ====================================================================================
+per slot                row, optimizer state, the row's id where its random numbers ask for it (BF16), and what
+                        the cache knows of it (``CACHE_SLOT_BYTES``)
+per row of the table    ``INDEX_ROW_BYTES``: which run file has it
+per table               its share of an eighth of the caches: records on their way in (staging) and out (write
+                        buffer), no more than ``MAX_STAGING_BYTES`` and ``MAX_BUFFER_BYTES``
+======================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hotrow.errors import BudgetTooSmall
+
+CACHE_SLOT_BYTES = 24
+INDEX_ROW_BYTES = 1
+MAX_STAGING_BYTES = 8 << 20
+MAX_BUFFER_BYTES = 64 << 20
+MIN_STAGING_BYTES, MIN_BUFFER_BYTES = 64 << 10, 256 << 10
+ROW_ID_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Bytes that all tables of a store share: rows on their way in (read at a time) and on their way out."""
+
+    staging_bytes: int
+    write_buffer_bytes: int
+
+    @classmethod
+    def of(cls, cache_bytes: int) -> Buffers:
+        """Those that go with caches of so many bytes: an eighth, half in (twice: packed and as pages), half out."""
+        return cls(
+            staging_bytes=max(MIN_STAGING_BYTES, min(cache_bytes // 32, MAX_STAGING_BYTES)),
+            write_buffer_bytes=max(MIN_BUFFER_BYTES, min(cache_bytes // 16, MAX_BUFFER_BYTES)),
+        )
+
+
+def slots_within(name: str, capacity_bytes: int, num_rows: int, num_ssd_rows: int, slot_bytes: int) -> int:
+    """Slots of a cache of ``capacity_bytes`` in front of ``num_ssd_rows`` of a table's ``num_rows``.
+
+    Raises BudgetTooSmall if there is not even one.
+    """
+    left = capacity_bytes - -(-capacity_bytes // 8) - num_rows * INDEX_ROW_BYTES
+    num_slots = min(max(0, left) // slot_bytes, num_ssd_rows)
+    if num_slots < 1:
+        raise BudgetTooSmall(
+            f"table {name!r}: a cache of {capacity_bytes} bytes holds no row: {num_rows} rows on ssd take "
+            f"{num_rows * INDEX_ROW_BYTES} bytes to find them, one cached row {slot_bytes}; give it at least "
+            f"{capacity_for(1, num_rows, slot_bytes)} bytes"
+        )
+    return num_slots
+
+
+def capacity_for(num_slots: int, num_rows: int, slot_bytes: int) -> int:
+    """The least capacity in bytes that gives ``num_slots`` slots."""
+    left = num_slots * slot_bytes + num_rows * INDEX_ROW_BYTES
+    return -(-left * 8 // 7)

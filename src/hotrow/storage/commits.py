@@ -1,0 +1,168 @@
+"""A collection's storage directory: who may write in it, its commits, and the store's working files.
+
+::
+
+    <storage_dir>/hotrow-rows.json        says what this directory is; locked by the process that has it open
+    <storage_dir>/rows/                   working files of the store; nobody else's
+    <storage_dir>/commits/<name>/         one commit: run files (hard links), rows.json, collection.json
+
+A commit is written under a name that begins with ``.tmp-``, synced, then renamed: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hotrow.document import Document, take
+from hotrow.errors import ConfigError, HotrowError, StorageError
+
+MARKER_FILE = "hotrow-rows.json"
+MANIFEST_FILE = "collection.json"
+_MARKER = b'{"format": "hotrow-rows", "format_version": 1}\n'
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitManifest(Document):
+    """What a commit is of: number (commits are counted), step, seeds, kind of optimizer, what the records are."""
+
+    FORMAT: ClassVar[str] = "hotrow-collection"
+    FORMAT_VERSION: ClassVar[int] = 1
+
+    number: int
+    step: int
+    seed: int
+    initial_seed: int
+    optimizer: str
+    tables: tuple[Mapping[str, Any], ...]
+
+    def body(self) -> dict[str, Any]:
+        value: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return value | {"tables": [dict(table) for table in self.tables]}
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any], where: str) -> CommitManifest:
+        numbers = {name: take(body, name, int, where) for name in ("number", "step", "seed", "initial_seed")}
+        return cls(
+            **numbers,
+            optimizer=take(body, "optimizer", str, where),
+            tables=tuple(take(body, "tables", list, where)),
+        )
+
+
+class RowsDirectory:
+    """A storage directory, created if need be, and locked until ``close``.
+
+    Raises ConfigError for a directory of something else, or one that is open already; StorageError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.rows, self.commits = self.path / "rows", self.path / "commits"
+        self._lock = -1
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            self._lock = os.open(self.path / MARKER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._lock).st_size == 0:
+                os.write(self._lock, _MARKER)
+            self.commits.mkdir(exist_ok=True)
+            for leftover in self.commits.glob(".tmp-*"):
+                shutil.rmtree(leftover)
+        except BlockingIOError as error:
+            self.close()
+            raise ConfigError(
+                f"{self.path}: another collection has this storage_dir open; close it, or give another directory"
+            ) from error
+        except OSError as error:
+            self.close()
+            raise _refused(self.path, "open", error) from error
+
+    def _refuse_foreign(self) -> None:
+        names = sorted(os.listdir(self.path))
+        if names and MARKER_FILE not in names:
+            raise ConfigError(
+                f"{self.path}: has {names[0]!r} and no {MARKER_FILE}, so it is not a storage_dir of hotrow; give a new "
+                "or an empty directory"
+            )
+
+    def last(self) -> tuple[Path, CommitManifest] | None:
+        """The newest commit; None if there is none. Raises FormatError for a manifest that cannot be read."""
+        found = [
+            (d, CommitManifest.load(d / MANIFEST_FILE)) for d in sorted(self.commits.iterdir()) if d.is_dir()
+        ]
+        return max(found, key=lambda item: item[1].number, default=None)
+
+    def clear_rows(self) -> None:
+        """Delete the working files: what was never committed."""
+        try:
+            shutil.rmtree(self.rows, ignore_errors=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _refused(self.rows, "delete", error) from error
+
+    def check_name(self, name: str) -> Path:
+        """Where a commit of that name goes. Raises ConfigError for a name that cannot be, or is there already."""
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"commit name {name!r}: give letters, digits, '.', '_' and '-', at most 128, as 'step-1000'"
+            )
+        if (self.commits / name).exists():
+            raise ConfigError(f"{self.commits / name}: there is a commit of this name; give another name")
+        return self.commits / name
+
+    def commit(self, name: str, write: Callable[[Path], CommitManifest]) -> Path:
+        """A commit: ``write`` puts the rows into a directory and returns the manifest.
+
+        Raises StorageError, leaving every earlier commit as it was.
+        """
+        final = self.check_name(name)
+        temporary = self.commits / f".tmp-{name}"
+        try:
+            temporary.mkdir()
+            write(temporary).save(temporary / MANIFEST_FILE)
+            _sync(temporary)
+            temporary.rename(final)
+            _sync(self.commits)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, HotrowError):
+                raise
+            raise _refused(final, "write", error) from error
+        except HotrowError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return final
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            self.close()
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refused(path: Path, what: str, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot {what}: {error.strerror or error}")

@@ -1,0 +1,156 @@
+"""The native cache and store, as ``interfaces`` wants them: tensors in, tensors out, our errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hotrow.core import IDENTITY_ORDER
+from hotrow.errors import FormatError, StorageError
+from hotrow.kernels import Moves, load_native
+from hotrow.storage.budget import Buffers
+from hotrow.storage.interfaces import Reservation, Shortage, TieredTable
+
+POLICIES = {"none": 0, "pinned": 1, "lru": 2, "wtinylfu": 3, "generation": 4}
+"""Numbers of the policies in the native cache."""
+
+
+class NativeCache:
+    """Which rows of which table sit in which slots. Fulfils ``interfaces.Cache``. features: the table of each."""
+
+    def __init__(self, tables: Sequence[TieredTable], features: Sequence[int]) -> None:
+        self._features = list(features)
+        self._native: Any = load_native().RowCache(
+            [(t.num_rows, t.num_pinned, t.num_slots, POLICIES[t.policy]) for t in tables]
+        )
+        self._taken: Any = None
+
+    def reserve(self, ids: Tensor, splits: Sequence[int]) -> Reservation | Shortage:
+        slots = torch.empty_like(ids)
+        found = self._native.reserve(
+            ids.data_ptr(),
+            ids.dtype is torch.int64,
+            ids.shape[0],
+            self._features,
+            list(splits),
+            slots.data_ptr(),
+        )
+        if hasattr(found, "need_slots"):
+            return Shortage(found.table, found.need_slots, found.available_slots)
+        return Reservation(
+            number=found.number,
+            slots=slots,
+            fills=_moves(found.fills),
+            write_backs=_moves(found.write_backs),
+            num_distinct=found.num_distinct,
+            num_hits=found.num_hits,
+        )
+
+    def release(self, number: int, dirty: bool) -> None:
+        self._native.release(number, dirty)
+
+    def abandon(self, number: int) -> None:
+        self._native.abandon(number)
+
+    def take_dirty(self) -> Moves:
+        self._taken = self._native.take_dirty()
+        return _moves(self._taken)
+
+    def restore_dirty(self) -> None:
+        self._native.restore_dirty(self._taken)
+
+    @property
+    def num_open(self) -> int:
+        return int(self._native.num_open)
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self._native.memory_bytes)
+
+
+class NativeStore:
+    """Records on SSD. Fulfils ``interfaces.Store``. native: ``_native.RowStore``; directory: named in errors."""
+
+    def __init__(self, native: Any, directory: Path) -> None:
+        self._native, self._directory = native, directory
+
+    def read(self, moves: Moves, records: Tensor, found: Tensor) -> None:
+        with _our_errors(self._directory, "read rows"):
+            self._native.read(
+                moves.begin.data_ptr(), moves.row_ids.data_ptr(), records.data_ptr(), found.data_ptr()
+            )
+
+    def write_back(self, moves: Moves, records: Tensor) -> None:
+        with _our_errors(self._directory, "write rows back"):
+            self._native.write_back(moves.begin.data_ptr(), moves.row_ids.data_ptr(), records.data_ptr())
+
+    def commit(self, directory: Path) -> int:
+        with _our_errors(directory, "commit rows"):
+            return int(self._native.commit(str(directory)))
+
+    def settle(self) -> None:
+        """Wait until nothing is left to be written or compacted."""
+        with _our_errors(self._directory, "write rows back"):
+            self._native.settle()
+
+    def stats(self) -> dict[str, int]:
+        return dict(self._native.stats())
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self._native.memory_bytes)
+
+    def close(self) -> None:
+        with _our_errors(self._directory, "close the rows"):
+            self._native.close()
+
+
+@contextmanager
+def _our_errors(path: Path, what: str) -> Iterator[None]:
+    """What the native store throws as StorageError (the system refused) or FormatError (a file is not as written)."""
+    fault: type[Exception] = load_native().FormatFault
+    try:
+        yield
+    except fault as error:
+        raise FormatError(str(error)) from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot {what}: {error.strerror or error}") from error
+
+
+def open_native_store(
+    directory: Path, commit: Path | None, tables: Sequence[TieredTable], buffers: Buffers, files: Any = None
+) -> NativeStore:
+    """The records of a commit, or none, with working files in ``directory``.
+
+    files: ``_native.FileSystem``, the machine's if None. Raises FormatError, StorageError.
+    """
+    native = load_native()
+    layout = [
+        (t.name, t.num_rows, t.record_bytes, IDENTITY_ORDER, json.dumps(t.description["record"]))
+        for t in tables
+    ]
+    options: dict[str, Any] = {
+        "files": native.FileSystem() if files is None else files,
+        "buffer_bytes": max(buffers.write_buffer_bytes, 4 * max(t.record_bytes for t in tables)),
+        "staging_bytes": buffers.staging_bytes,
+    }
+    with _our_errors(directory, "open the rows"):
+        if commit is None:
+            store = native.RowStore.create(str(directory), layout, **options)
+        else:
+            store = native.RowStore.open(str(directory), str(commit), layout, **options)
+    return NativeStore(store, directory)
+
+
+def _moves(native: Any) -> Moves:
+    return Moves(
+        torch.tensor(native.begin, dtype=torch.int64),
+        torch.from_numpy(native.places),
+        torch.from_numpy(native.slots),
+    )

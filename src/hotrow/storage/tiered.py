@@ -1,0 +1,349 @@
+"""Rows of several tables in slots, with a store behind them: ids become slots, rows come and go, commits."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hotrow import kernels
+from hotrow.errors import BudgetTooSmall, ConfigError, HotrowError, StorageError
+from hotrow.kernels import Moves, TableGroup
+from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
+from hotrow.storage.lookahead import LookAhead, Turns
+from hotrow.storage.moves import pieces, range_of_table
+
+Key = tuple[int, int]
+"""Which cache made a reservation, and its number there."""
+
+Explain = Callable[[], HotrowError]
+"""Makes the error for ids that are outside their tables."""
+
+
+class Lease:
+    """One batch's claim on slots: none yet, reserved, or given back (then it is reserved again when it is used).
+
+    Made by ``TieredRows.lease``. Slots stay pinned until ``release``, or until the lease is no longer referenced.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "error",
+        "explain",
+        "is_claimed",
+        "key",
+        "num_users",
+        "rows",
+        "slots",
+        "splits",
+        "values",
+    )
+
+    def __init__(self, rows: TieredRows, values: Tensor, splits: Sequence[int], explain: Explain) -> None:
+        self.rows, self.values, self.splits, self.explain = rows, values, splits, explain
+        self.key: Key | None = None
+        self.num_users = 0
+        self.slots: Tensor | None = None
+        self.error: HotrowError | None = None
+        self.is_claimed = False  # by the one who uses it: look-ahead leaves it alone from then on
+
+    @contextmanager
+    def use(self) -> Iterator[Tensor]:
+        """The slots of the lookups, int32 or int64 as the ids; they cannot be taken away inside the ``with``."""
+        slots = self.rows._claim(self)
+        try:
+            yield slots
+        finally:
+            self.rows._leave(self)
+
+    def release(self, dirty: bool) -> None:
+        """Give the slots back. dirty: their rows were changed."""
+        self.rows._release(self, dirty)
+
+    def __del__(self) -> None:
+        if self.key is not None:
+            self.rows._end(self.key, False)  # a finalizer takes no lock
+
+
+class TieredRows:
+    """The arenas of ``group`` as a cache in front of ``store``. Thread-safe, except that one thread updates at a time.
+
+    tables: one per table of the group. cache: knows the slots. initial_seed: of rows that were never written.
+    staging_bytes: records moved at a time. Announced batches (``prefetch``) are brought in by a thread of their own.
+    """
+
+    def __init__(
+        self,
+        group: TableGroup,
+        tables: Sequence[TieredTable],
+        cache: Cache,
+        store: Store,
+        initial_seed: int,
+        staging_bytes: int,
+    ) -> None:
+        self.group, self.tables, self.store = group, list(tables), store
+        self.initial_seed, self.staging_bytes = initial_seed, staging_bytes
+        self._cache = cache
+        self._bounds = [(table.low, table.high) for table in tables]
+        self._record_bytes = [table.record_bytes for table in tables]
+        self._turns, self._state = Turns(), threading.Lock()
+        self._open: dict[Key, weakref.ref[Lease]] = {}
+        self._ended: deque[tuple[Key, bool]] = deque()
+        self._generation = 0  # of the cache
+        self._look_ahead = LookAhead(self._prepare)
+        self._fault: str | None = None
+        self.num_fetched = self.num_written_back = self.num_lookups = self.num_taken_back = 0
+        self._load_pinned()
+
+    @property
+    def memory_bytes(self) -> int:
+        """DRAM of arenas, cache and store, as it is now."""
+        arrays = [*self.group.rows, *(a for state in self.group.state for a in state.values())]
+        arrays += [ids for ids in self.group.row_ids if ids is not None]
+        return sum(a.nbytes for a in arrays) + self._cache.memory_bytes + self.store.memory_bytes
+
+    @property
+    def num_open(self) -> int:
+        """Batches that have slots now."""
+        with self._turns.taken():
+            self._end_leases()
+            return self._cache.num_open
+
+    def lease(self, values: Tensor, splits: Sequence[int], explain: Explain) -> Lease:
+        """A claim on the rows of a batch, without slots yet.
+
+        values: row ids, int32 or int64 ``[N]``, feature-major. splits: where each feature's lookups begin, and the end.
+        explain: makes the error that is raised if an id is outside its table.
+        """
+        return Lease(self, values, splits, explain)
+
+    def prefetch(self, lease: Lease) -> None:
+        """Bring its rows in, in the background. What goes wrong there is raised when the lease is used."""
+        self._check_fault()
+        self._look_ahead.submit(lease)
+
+    # -- slots: state of leases is behind _state; the cache and all moves behind _turns, which is taken first
+
+    def _claim(self, lease: Lease) -> Tensor:
+        slots = self._enter(lease)
+        if slots is not None:
+            return slots
+        with self._turns.taken():
+            slots = self._enter(lease)
+            if slots is not None:
+                return slots
+            error, lease.error = lease.error, None
+            if error is not None:
+                raise error
+            self._reserve(lease, is_foreground=True)
+            slots = self._enter(lease)
+            assert slots is not None
+            return slots
+
+    def _enter(self, lease: Lease) -> Tensor | None:
+        with self._state:
+            lease.is_claimed = True
+            if lease.slots is not None:
+                lease.num_users += 1
+            return lease.slots
+
+    def _leave(self, lease: Lease) -> None:
+        with self._state:
+            lease.num_users -= 1
+
+    def _release(self, lease: Lease, dirty: bool) -> None:
+        with self._state:
+            key, lease.key, lease.slots = lease.key, None, None
+        if key is not None:
+            self._end(key, dirty)
+
+    def _end(self, key: Key, dirty: bool) -> None:
+        self._ended.append((key, dirty))
+        self._look_ahead.poke()
+
+    def _end_leases(self) -> bool:
+        """Tell the cache what was released since; True if anything was."""
+        found = False
+        while self._ended:
+            key, dirty = self._ended.popleft()
+            if self._open.pop(key, None) is not None:
+                self._cache.release(key[1], dirty)
+                found = True
+        return found
+
+    def _prepare(self, lease: Lease) -> bool:
+        """Look-ahead's part: reserve and fetch. False if there is no room now."""
+        with self._turns.taken():
+            if lease.is_claimed or lease.slots is not None or self._fault is not None:
+                return True
+            try:
+                return self._reserve(lease, is_foreground=False)
+            except HotrowError as error:
+                lease.error = error
+                return True
+
+    def _reserve(self, lease: Lease, is_foreground: bool) -> bool:
+        """Slots for a lease and its rows in them. In the foreground others give theirs back until there is room."""
+        self._check_fault()
+        while True:
+            self._end_leases()
+            try:
+                found = self._cache.reserve(lease.values, lease.splits)
+            except IndexError:
+                raise lease.explain() from None
+            if isinstance(found, Reservation):
+                break
+            if self._ended:
+                continue
+            if not is_foreground:
+                return False
+            if not self._take_back(lease):
+                raise self._too_small(found)
+        self._bring_in(found, None if is_foreground else 1)
+        self.num_lookups += lease.values.shape[0]
+        with self._state:
+            lease.key, lease.slots = (self._generation, found.number), found.slots
+            self._open[lease.key] = weakref.ref(lease)
+        return True
+
+    def _take_back(self, wanting: Lease) -> bool:
+        """Let one lease give its slots back: of announced batches the last, then of forwards the last. False: none."""
+        leases = [lease for ref in self._open.values() if (lease := ref()) is not None]
+        with self._state:
+            idle = [
+                (not lease.is_claimed, lease.key, lease)
+                for lease in leases
+                if lease.num_users == 0 and lease.key is not None and lease is not wanting
+            ]
+            if not idle:
+                return False
+            _, key, lease = max(idle, key=lambda item: item[:2])
+            lease.key, lease.slots = None, None
+        self._ended.append((key, False))
+        self.num_taken_back += 1
+        return True
+
+    def _too_small(self, shortage: Shortage) -> BudgetTooSmall:
+        table = self.tables[shortage.table]
+        need, there = shortage.need_slots * table.slot_bytes, shortage.available_slots * table.slot_bytes
+        return BudgetTooSmall(
+            f"table {table.name!r}: one batch needs {shortage.need_slots} rows at once, {need} bytes, and there are "
+            f"{shortage.available_slots} slots, {there} bytes; give its cache {need - there} bytes more, or smaller "
+            "batches"
+        )
+
+    # -- rows
+
+    def _bring_in(self, found: Reservation, num_threads: int | None) -> None:
+        """Write back the rows that lost their slots, then read the missing ones."""
+        try:
+            self._write_back(found.write_backs, num_threads)
+        except HotrowError as error:
+            self._fault = f"rows could not be written back ({error})"
+            raise
+        try:
+            self._fill(found.fills, num_threads)
+        except HotrowError:
+            self._cache.abandon(found.number)
+            raise
+
+    def _write_back(self, moves: Moves, num_threads: int | None = None) -> None:
+        for piece in pieces(moves, self._record_bytes, self.staging_bytes):
+            records = kernels.read_moves(self.group, piece, num_threads=num_threads)
+            self.store.write_back(piece, records)
+        self.num_written_back += len(moves)
+
+    def _fill(self, moves: Moves, num_threads: int | None = None) -> None:
+        for piece in pieces(moves, self._record_bytes, self.staging_bytes):
+            self._fill_piece(self.group, piece, num_threads)
+        self.num_fetched += len(moves)
+
+    def _fill_piece(self, group: TableGroup, piece: Moves, num_threads: int | None) -> None:
+        records = torch.empty(kernels.moved_bytes(group, piece), dtype=torch.uint8)
+        found = torch.zeros(len(piece), dtype=torch.uint8)
+        self.store.read(piece, records, found)
+        kernels.write_moves(
+            group, piece, records, found, bounds=self._bounds, seed=self.initial_seed, num_threads=num_threads
+        )
+
+    def _load_pinned(self) -> None:
+        for index, table in enumerate(self.tables):
+            for first in range(0, table.num_pinned, _CHUNK_ROWS):
+                last = min(first + _CHUNK_ROWS, table.num_pinned)
+                self._fill(range_of_table(len(self.tables), index, first, last))
+        self.num_fetched = 0
+
+    def read_range(self, index: int, first: int, last: int, into: TableGroup) -> None:
+        """Rows ``[first, last)`` of one table as they are now, into slots from 0 on of a group of the same tables."""
+        with self._turns.taken():
+            self._check_fault()
+            self._flush()
+            moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
+            for piece in pieces(moves, self._record_bytes, self.staging_bytes):
+                self._fill_piece(into, piece, None)
+
+    def write_range(self, index: int, first: int, last: int, source: TableGroup) -> None:
+        """Rows ``[first, last)`` of one table from the slots from 0 on of another group. ``refresh`` afterwards."""
+        with self._turns.taken():
+            self._check_fault()
+            self._flush()  # so that nothing older is written over these later
+            moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
+            for piece in pieces(moves, self._record_bytes, self.staging_bytes):
+                self.store.write_back(piece, kernels.read_moves(source, piece))
+
+    def refresh(self, cache: Cache) -> None:
+        """Read resident rows anew, after ``write_range``: with an empty cache, in which nothing is dirty."""
+        with self._turns.taken():
+            self._take_back_all()
+            self._cache = cache
+            self._generation += 1
+            fetched = self.num_fetched
+            self._load_pinned()
+            self.num_fetched = fetched
+
+    def _take_back_all(self) -> None:
+        leases = [lease for ref in self._open.values() if (lease := ref()) is not None]
+        with self._state:
+            for lease in leases:
+                lease.key, lease.slots = None, None
+        self._open.clear()  # a release that is still on its way finds nothing
+
+    def _flush(self) -> None:
+        """Give the store all rows that are newer here."""
+        self._end_leases()
+        moves = self._cache.take_dirty()
+        try:
+            self._write_back(moves)
+        except HotrowError:
+            self._cache.restore_dirty()
+            raise
+
+    def commit(self, directory: Path) -> int:
+        """All rows as they are now, durable and named in ``directory``, which exists. Returns the new bytes."""
+        with self._turns.taken():
+            self._check_fault()
+            self._flush()
+            return self.store.commit(directory)
+
+    def _check_fault(self) -> None:
+        if self._fault is not None:
+            raise (ConfigError if self._fault == _CLOSED else StorageError)(self._fault)
+
+    def close(self) -> None:
+        """Let everything go; what is not committed is lost."""
+        self._look_ahead.stop()
+        with self._turns.taken():
+            if self._fault != _CLOSED:
+                self._take_back_all()
+                self._fault = _CLOSED
+                self.store.close()
+
+
+_CHUNK_ROWS = 1 << 20
+_CLOSED = "this collection is closed; open its storage_dir again"
