@@ -10,5 +10,6 @@ void bind_update(nanobind::module_& m);
 void bind_storage_cache(nanobind::module_& m);
 void bind_records(nanobind::module_& m);
 void bind_storage_files(nanobind::module_& m);
+void bind_storage_rows(nanobind::module_& m);
 
 }  // namespace hotrow

@@ -29,4 +29,5 @@ NB_MODULE(_native, m) {
   hotrow::bind_storage_cache(m);
   hotrow::bind_records(m);
   hotrow::bind_storage_files(m);
+  hotrow::bind_storage_rows(m);
 }

@@ -240,6 +240,7 @@ class FileSystem:
     def lock(self, path: str) -> FileLock: ...
 
 def describe_io(backend: str) -> str: ...
+def why_not_direct(directory: str) -> str: ...  # empty: direct I/O works there
 
 class RowStore:
     """Records on disk behind a write buffer. tables: (name, num_rows, record_bytes, order_id, record) of each.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +27,7 @@ struct ReadRequest {
   std::span<const uint32_t> places;
   std::byte* records = nullptr;  // [places.size(), record_bytes]
   uint8_t* found = nullptr;      // 0 where a place was never written; its record is left as it was
+  bool only_missing = false;     // leaves out the places that are marked as found already
 };
 
 /// Records to write. places: ascending, each once.
@@ -33,6 +35,13 @@ struct AppendSection {
   int64_t table = 0;
   std::span<const uint32_t> places;
   const std::byte* records = nullptr;
+};
+
+/// One record to write, wherever it lies.
+struct RecordRef {
+  uint32_t table = 0;
+  uint32_t place = 0;
+  const std::byte* record = nullptr;
 };
 
 struct LogStats {
@@ -52,6 +61,7 @@ struct LogOptions {
 /// Thread-safe: any number of readers beside one appender, one compactor and one committer.
 class RowLog {
  public:
+  class Impl;  // of the implementation
   /// A new, empty log in `directory` (which must have no log). Holds a lock on it: a second process is refused.
   static std::unique_ptr<RowLog> create(const std::string& directory, std::vector<TableLayout> tables,
                                         LogOptions options);
@@ -64,21 +74,27 @@ class RowLog {
   ~RowLog();
 
   void read(std::span<const ReadRequest> requests);
-  void append(std::span<const AppendSection> sections);  // one run; durable only after commit
+  /// Writes one run, durable only after commit. Sections in ascending order of table. Throws std::invalid_argument
+  /// before anything is written, IoError leaving the log as it was.
+  void append(std::span<const AppendSection> sections);
+  void append(std::span<const RecordRef> records);  // ascending by (table, place), each once
 
   /// Makes all that was appended durable and names it in `commit`, an existing directory: links and rows.json, synced;
   /// the caller renames. Returns the bytes that are new since the last commit.
   int64_t commit(const std::string& commit);
 
+  bool read_only() const;
   bool wants_compaction() const;
-  bool compact();  // one compaction; false if nothing was worth it
+  bool must_compact() const;  // garbage is at its bound and compaction would free some
+  bool compact();             // one compaction; false if nothing was worth it
   LogStats stats() const;
+  const std::vector<TableLayout>& tables() const;
+  int64_t memory_bytes() const;  // index and staging that is kept
 
   /// Every live record of a table in ascending order of place, in pieces: for exports, bulk loads, verification.
   void scan(int64_t table, const std::function<void(std::span<const uint32_t>, const std::byte*)>& piece);
 
  private:
-  class Impl;
   explicit RowLog(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };

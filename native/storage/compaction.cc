@@ -1,0 +1,208 @@
+#include "compaction.h"
+
+#include <algorithm>
+#include <queue>
+#include <utility>
+
+namespace hotrow::storage {
+namespace {
+
+constexpr double kTriggerShare = 0.9;            // of the garbage allowed: the rest is for what lies there meanwhile
+constexpr int64_t kLeastOutputBytes = 64 << 20;  // small logs are rewritten whole
+constexpr int64_t kOutputShare = 16;             // of what is live
+constexpr int64_t kLargestWindow = 1 << 20;
+
+/// Bytes of a run with these records and nothing else, within a few blocks.
+int64_t packed_bytes(const TableLayout& layout, int64_t records) {
+  if (records == 0) return 0;
+  const PageShape shape = page_shape(layout.record_bytes);
+  const auto text = static_cast<int64_t>(layout.name.size() + layout.order_id.size() + layout.record.size());
+  return shape.pages_for(records) * shape.page_bytes + 2 * records + text + 192;
+}
+
+}  // namespace
+
+/// Walks the live records of one section of a victim, window by window.
+class SectionCursor {
+ public:
+  SectionCursor(int slot, const Run& run, const RunSection& section, const PageShape& shape, int64_t window_bytes,
+                const std::string& table)
+      : slot_(slot),
+        run_(run),
+        section_(section),
+        shape_(shape),
+        table_(table),
+        pages_at_once_(std::max<int64_t>(1, window_bytes / shape.page_bytes)),
+        num_pages_(shape.pages_for(section.count)),
+        window_(std::min(pages_at_once_, std::max<int64_t>(num_pages_, 1)) * shape.page_bytes) {}
+
+  /// Moves to the next live record; false at the end. is_live says of the places of a page which are.
+  template <typename Filter>
+  bool next(Filter&& is_live) {
+    ++at_;
+    while (at_ >= live_.size()) {
+      if (++page_ >= num_pages_) return false;
+      if (page_ >= window_end_) fill();
+      check();
+      live_.clear();
+      at_ = 0;
+      is_live(slot_, page_data(), live_);
+    }
+    return true;
+  }
+
+  uint32_t place() const { return place_at(page_data(), live_[at_]); }
+  const std::byte* record() const { return record_at(page_data(), shape_, live_[at_]); }
+
+ private:
+  const std::byte* page_data() const { return window_.data() + (page_ - window_begin_) * shape_.page_bytes; }
+
+  void fill() {
+    window_begin_ = page_;
+    window_end_ = std::min(page_ + pages_at_once_, num_pages_);
+    read_exactly(*run_.file, section_.offset + page_ * shape_.page_bytes,
+                 (window_end_ - window_begin_) * shape_.page_bytes, window_.data());
+  }
+
+  void check() const {
+    const PageId id{run_.sequence, section_.table, static_cast<uint32_t>(page_)};
+    const std::string problem = check_page(page_data(), shape_, id);
+    if (problem.empty()) return;
+    throw FormatFault(run_.path + ": table '" + table_ + "', page " + std::to_string(page_) + ": " + problem);
+  }
+
+  const int slot_;
+  const Run& run_;
+  const RunSection& section_;
+  const PageShape& shape_;
+  const std::string& table_;
+  const int64_t pages_at_once_, num_pages_;
+  AlignedBuffer window_;
+  int64_t page_ = -1, window_begin_ = 0, window_end_ = 0;
+  std::vector<uint32_t> live_;  // positions in the page
+  size_t at_ = 0;
+};
+
+/// One compaction, from the choice of victims to their end.
+class Compaction {
+ public:
+  explicit Compaction(RowLog::Impl& log) : log_(log) {}
+
+  bool choose(bool for_room) {
+    const std::shared_lock index(log_.index_mutex_);
+    for (const int slot : choose_victims(log_.candidates(), log_.limits(), for_room)) {
+      victims_.emplace_back(slot, log_.runs_[static_cast<size_t>(slot)]);
+      slots_.set(static_cast<size_t>(slot));
+    }
+    for (const auto& [slot, run] : victims_) {
+      for (const RunSection& section : run->sections) {
+        if (section.live > 0) tables_.push_back(section.table);
+      }
+    }
+    std::sort(tables_.begin(), tables_.end());
+    tables_.erase(std::unique(tables_.begin(), tables_.end()), tables_.end());
+    return !victims_.empty();
+  }
+
+  void run() {
+    const uint64_t sequence = log_.draw_sequence();
+    RunWriter writer(*log_.options_.files, log_.run_path(sequence), sequence, log_.tables_, tables_);
+    for (const uint32_t table : tables_) merge(table, writer);
+    if (writer.num_records() > 0) {
+      const RunPointer run = writer.finish();
+      log_.install(run, writer, &slots_);
+      log_.compaction_bytes_ += run->bytes;
+    }
+  }
+
+ private:
+  void merge(uint32_t table, RunWriter& writer) {
+    // A record that the index names in its victim stays the newest copy or is superseded; it never comes back.
+    const auto is_live = [&](int slot, const std::byte* page, std::vector<uint32_t>& live) {
+      const std::shared_lock index(log_.index_mutex_);
+      const Tags& tags = log_.tags_[table];
+      for (uint32_t i = 0; i < header_of(page).count; ++i) {
+        const uint32_t place = place_at(page, i);
+        if (place < tags.num_rows() && tags.get(place) == slot) live.push_back(i);
+      }
+    };
+    std::vector<SectionCursor> cursors = open_cursors(table);
+    using Head = std::pair<uint32_t, size_t>;
+    std::priority_queue<Head, std::vector<Head>, std::greater<>> heads;
+    for (size_t i = 0; i < cursors.size(); ++i) {
+      if (cursors[i].next(is_live)) heads.push({cursors[i].place(), i});
+    }
+    writer.begin_section(table);
+    while (!heads.empty()) {
+      const size_t i = heads.top().second;
+      heads.pop();
+      writer.add(cursors[i].place(), cursors[i].record());
+      if (cursors[i].next(is_live)) heads.push({cursors[i].place(), i});
+    }
+  }
+
+  std::vector<SectionCursor> open_cursors(uint32_t table) const {
+    const int64_t share = log_.staging_.buffer_bytes() / static_cast<int64_t>(victims_.size());
+    std::vector<SectionCursor> cursors;
+    for (const auto& [slot, run] : victims_) {
+      const RunSection* section = std::as_const(*run).section(table);
+      if (section == nullptr) continue;
+      cursors.emplace_back(slot, *run, *section, log_.shapes_[table], std::min(share, kLargestWindow),
+                           log_.tables_[table].name);
+    }
+    return cursors;
+  }
+
+  RowLog::Impl& log_;
+  std::vector<std::pair<int, RunPointer>> victims_;
+  TagSet slots_;
+  std::vector<uint32_t> tables_;
+};
+
+std::vector<Candidate> RowLog::Impl::candidates() const {
+  std::vector<Candidate> runs;
+  for (size_t slot = 1; slot < runs_.size(); ++slot) {
+    const RunPointer& run = runs_[slot];
+    if (!run || !run->complete) continue;
+    int64_t live = 2 * kBlockBytes;
+    for (const RunSection& section : run->sections) live += packed_bytes(tables_[section.table], section.live);
+    runs.push_back({static_cast<int>(slot), run->sequence, run->bytes, live});
+  }
+  return runs;
+}
+
+CompactionLimits RowLog::Impl::limits() const {
+  int64_t live = 0;
+  for (size_t table = 0; table < tables_.size(); ++table) live += live_rows_[table] * tables_[table].record_bytes;
+  CompactionLimits limits;
+  limits.disk_bytes = live + static_cast<int64_t>(kTriggerShare * options_.max_garbage * static_cast<double>(live));
+  limits.output_bytes = std::max(live / kOutputShare, kLeastOutputBytes);
+  return limits;
+}
+
+bool RowLog::Impl::wants_compaction() const {
+  if (options_.read_only) return false;
+  const std::shared_lock index(index_mutex_);
+  return !choose_victims(candidates(), limits(), false).empty();
+}
+
+bool RowLog::Impl::must_compact() const {
+  if (!wants_compaction()) return false;
+  const LogStats now = stats();
+  return static_cast<double>(now.disk_bytes) > (1 + options_.max_garbage) * static_cast<double>(now.live_bytes);
+}
+
+bool RowLog::Impl::compact(bool for_room) {
+  check_writable();
+  reap();
+  {
+    const std::lock_guard compacting(compact_mutex_);
+    Compaction compaction(*this);
+    if (!compaction.choose(for_room)) return false;
+    compaction.run();
+  }
+  reap_quietly();
+  return true;
+}
+
+}  // namespace hotrow::storage
