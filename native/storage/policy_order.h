@@ -19,6 +19,7 @@ class EvictionOrder {
   virtual void hit(uint32_t) {}              // a resident row is wanted by a new batch; before it is pinned
   virtual void unpinned(uint32_t) {}         // no reservation holds it any more
   virtual void removed(uint32_t slot) = 0;   // it left, or was forgotten (then it may be pinned)
+  virtual void prefetch(uint32_t) const {}   // this place is hit soon
   virtual void begin_batch() {}              // before the first victim of a reservation
   /// Appends unpinned slots that leave now: at least one, if there is one.
   virtual void victims(std::vector<uint32_t>& victims) = 0;

@@ -1,7 +1,6 @@
 // W-TinyLFU. G. Einziger, R. Friedman, B. Manes: TinyLFU: A Highly Efficient Cache Admission Policy, ACM TOS 13(4),
 // 2017.
 #include <algorithm>
-#include <array>
 #include <cstddef>
 
 #include "policy_order.h"
@@ -11,13 +10,6 @@ namespace hotrow::storage {
 
 FrequencySketch::FrequencySketch(uint32_t width)
     : width_(std::max<uint32_t>(width + width % 2, 16)), counters_(width_ * kRows / 2) {}
-
-uint64_t FrequencySketch::position(uint32_t place, int row) const {
-  static constexpr std::array<uint64_t, kRows> kFactors = {0xC3A5C85C97CB3127u, 0xB492B66FBE98F273u,
-                                                           0x9AE16A3B2F90404Fu, 0xD6E8FEB86659FD93u};
-  const uint64_t hash = (static_cast<uint64_t>(place) + 1) * kFactors[static_cast<size_t>(row)];
-  return static_cast<uint64_t>(row) * width_ + (((hash >> 32) * width_) >> 32);
-}
 
 int FrequencySketch::estimate(uint32_t place) const {
   int least = 15;
@@ -71,6 +63,8 @@ class WTinyLfu final : public EvictionOrder {
     list_of(slot).remove(slot);
     --num_resident_;
   }
+
+  void prefetch(uint32_t place) const override { sketch_.prefetch(place); }
 
   void begin_batch() override {
     for (SlotList* list : {&window_, &probation_, &protected_}) list->rewind();

@@ -14,6 +14,8 @@ int64_t bytes_of(const std::vector<T>& values) {
 
 size_t words(int64_t bits) { return static_cast<size_t>((bits + 63) / 64); }
 
+constexpr size_t kAhead = 8;  // slots between a prefetch and its use
+
 }  // namespace
 
 void MissSet::clear() {
@@ -133,9 +135,21 @@ int64_t CacheTable::slots_needed(const TableTouch& touch) const {
          std::count_if(touch.hits.begin(), touch.hits.end(), is_free);
 }
 
+/// Of slots that a loop comes to after this position: first they themselves, then their neighbours in a list.
+void CacheTable::prefetch_after(const std::vector<uint32_t>& slots, size_t position) const {
+  if (position + 2 * kAhead < slots.size()) __builtin_prefetch(&slots_[slots[position + 2 * kAhead]], 1);
+  if (position + kAhead >= slots.size()) return;
+  const Slot& soon = slots_[slots[position + kAhead]];
+  if (soon.older != kNoSlot) __builtin_prefetch(&slots_[soon.older], 1);
+  if (soon.newer != kNoSlot) __builtin_prefetch(&slots_[soon.newer], 1);
+}
+
 void CacheTable::hit_all(const TableTouch& touch, TableHold& hold) {
   hold.slots.reserve(touch.hits.size() + touch.misses.places().size());
-  for (const uint32_t slot : touch.hits) {
+  for (size_t i = 0; i < touch.hits.size(); ++i) {
+    prefetch_after(touch.hits, i);
+    if (i + kAhead < touch.hits.size()) order_->prefetch(slots_[touch.hits[i + kAhead]].place);
+    const uint32_t slot = touch.hits[i];
     order_->hit(slot);
     if (slots_[slot].pins++ == 0) ++num_held_;
     hold.slots.push_back(slot);
@@ -217,7 +231,10 @@ void CacheTable::release(const TableHold& hold, bool dirty) {
     for (const uint32_t place : hold.prefix) set_dirty(place);
     for (const uint32_t slot : hold.slots) slots_[slot].flags |= kDirty;
   }
-  for (const uint32_t slot : hold.slots) unpin(slot);
+  for (size_t i = 0; i < hold.slots.size(); ++i) {
+    prefetch_after(hold.slots, i);
+    unpin(hold.slots[i]);
+  }
 }
 
 std::vector<uint32_t> CacheTable::forget_fills(const TableHold& hold) {
