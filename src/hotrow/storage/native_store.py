@@ -137,7 +137,7 @@ def open_native_store(
     ]
     options: dict[str, Any] = {
         "files": native.FileSystem() if files is None else files,
-        "buffer_bytes": max(buffers.write_buffer_bytes, 4 * max(t.record_bytes for t in tables)),
+        "buffer_bytes": max(buffers.write_buffer_bytes, 4 * (64 + max(t.record_bytes for t in tables))),
         "staging_bytes": buffers.staging_bytes,
     }
     with _our_errors(directory, "open the rows"):
