@@ -164,6 +164,7 @@ void bind_storage_files(nb::module_& m) {
       .def("exists", &FileSystem::exists, "path"_a, release)
       .def("lock", &FileSystem::lock, "path"_a, release);
   m.def("describe_io", [](const std::string& backend) { return describe(backend_of(backend)); }, "backend"_a);
+  m.def("why_not_direct", &why_not_direct, "directory"_a, release);
 }
 
 }  // namespace hotrow

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -235,6 +237,20 @@ class PosixFiles final : public FileSystem {
 };
 
 }  // namespace
+
+std::string why_not_direct(const std::string& directory) {
+  std::string path = directory + "/.hotrow-direct-XXXXXX";
+  const Fd fd(mkostemp(path.data(), O_CLOEXEC));
+  if (fd.get() < 0) return std::generic_category().message(errno);
+  unlink(path.c_str());
+  const AlignedBuffer page(kDirectAlignment);
+  std::memset(page.data(), 0, kDirectAlignment);
+  const int flags = fcntl(fd.get(), F_GETFL);
+  const bool works = fcntl(fd.get(), F_SETFL, flags | O_DIRECT) == 0 &&
+                     pwrite(fd.get(), page.data(), kDirectAlignment, 0) == kDirectAlignment &&
+                     pread(fd.get(), page.data(), kDirectAlignment, 0) == kDirectAlignment;
+  return works ? "" : std::generic_category().message(errno);
+}
 
 std::shared_ptr<FileSystem> make_posix_files(std::shared_ptr<Channels> channels, Decorate decorate) {
   return std::make_shared<PosixFiles>(std::move(channels), std::move(decorate));

@@ -254,7 +254,7 @@ struct Faulty {
 };
 
 /// A child process has neither its parent's threads nor rings of its own.
-[[maybe_unused]] void test_fork(FileSystem& files) {
+void test_fork(FileSystem& files) {
   const Scratch scratch;
   const AlignedBuffer content = random_bytes(64 * kPage, 24);
   const auto file = make_file(files, scratch / "a", content);
@@ -466,9 +466,7 @@ void test_backend(Backend backend, int depth) {
   test_throwing_callback(*files);
   test_names(*files);
   test_lock(*files);
-#ifndef __SANITIZE_THREAD__  // which ends a child that starts threads
   test_fork(*files);
-#endif
   test_short_transfers(backend, depth);
   test_interrupted(backend, depth);
   test_error_among_others(backend, depth);

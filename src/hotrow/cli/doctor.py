@@ -90,6 +90,23 @@ def disk(folder: Path) -> dict[str, Any]:
     return {"folder": str(folder), "free_bytes": usage.free, "total_bytes": usage.total}
 
 
+def disk_io(folder: Path) -> dict[str, Any]:
+    """How rows on SSD are read and written here: by which calls and why, and whether past the page cache."""
+    from hotrow import kernels
+
+    try:
+        native_core = kernels.load_native()
+    except HotrowError as error:
+        return {"available": False, "error": str(error)}
+    refusal = native_core.why_not_direct(str(folder))
+    return {
+        "available": True,
+        "backend": native_core.describe_io("auto"),
+        "direct": not refusal,
+        "direct_error": refusal or None,
+    }
+
+
 def commands() -> dict[str, dict[str, Any]]:
     """For every command: the packages it misses, and what to install."""
     report = {}
@@ -110,6 +127,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "native": native(),
         "packages": packages(),
         "disk": disk(folder),
+        "disk_io": disk_io(folder),
         "gpu": gpu(),
         "commands": commands(),
     }
@@ -117,6 +135,12 @@ def examine(folder: Path) -> dict[str, Any]:
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _disk_io_text(found: dict[str, Any]) -> str:
+    if found["direct"]:
+        return f"{found['backend']}, direct"
+    return f"{found['backend']}, through the page cache (direct I/O: {found['direct_error']})"
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -137,6 +161,8 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(
         ("disk", f"{_gib(space['free_bytes'])} free of {_gib(space['total_bytes'])} at {space['folder']}")
     )
+    if report["disk_io"]["available"]:
+        rows.append(("disk i/o", _disk_io_text(report["disk_io"])))
     gpu_text = f"{card['name']}, {_gib(card['memory_bytes'])}" if card["available"] else "none (not needed)"
     rows.append(("gpu", gpu_text))
     rows += [(name, version or "not installed") for name, version in report["packages"].items()]

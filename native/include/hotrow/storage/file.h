@@ -92,4 +92,8 @@ std::shared_ptr<FileSystem> make_file_system(Backend backend, int queue_depth);
 /// "io_uring" or "threads", and why, for `hotrow doctor`.
 std::string describe(Backend backend);
 
+/// Empty if files in `directory` can be written and read past the page cache, else why not. Tries it with a file that
+/// is gone afterwards.
+std::string why_not_direct(const std::string& directory);
+
 }  // namespace hotrow::storage
