@@ -1,0 +1,183 @@
+"""One contestant of ``hotrow bench store`` in a process of its own, so that its memory can be limited and measured.
+
+Commands come as lines on stdin, answers go as JSON lines to stdout: ``build`` makes the tables, ``run N`` makes N steps
+and says how long they took, ``checksum`` digests the rows of the first batches' ids, ``end`` ends.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hotrow.bench.store_cases import OPTIMIZER, STORE_CASES, StoreCase
+from hotrow.core import Plan
+from hotrow.embedding import EmbeddingBagCollection
+from hotrow.jagged import KeyedJaggedTensor
+from hotrow.kernels import keep_freed_memory
+
+
+class Batches:
+    """The case's batches from a file of int32 ids ``[steps, lookups]``, one read at a time."""
+
+    def __init__(self, case: StoreCase, path: Path) -> None:
+        self._case, self._file, self._step = case, path.open("rb"), 0
+        self._keys = [f"f{table}" for table in range(case.num_tables)]
+        self._lengths = torch.full((case.num_tables * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
+
+    def next(self) -> KeyedJaggedTensor:
+        count = self._case.num_lookups
+        ids = np.fromfile(self._file, dtype=np.int32, count=count)
+        if ids.shape[0] < count:
+            raise EOFError("the file of batches is at its end")
+        return KeyedJaggedTensor(self._keys, torch.from_numpy(ids), lengths=self._lengths)
+
+
+def write_batches(case: StoreCase, path: Path, num_steps: int) -> None:
+    """Draw ``num_steps`` batches into a file."""
+    rng = np.random.Generator(np.random.PCG64(case.seed))
+    weights = np.arange(1, case.num_rows + 1, dtype=np.float64) ** -case.exponent
+    cumulative = np.cumsum(weights) / weights.sum()
+    scrambles = [rng.permutation(case.num_rows).astype(np.int32) for _ in range(case.num_tables)]
+    per_table = case.batch_size * case.ids_per_bag
+    with path.open("wb") as file:
+        for _ in range(num_steps):
+            for scramble in scrambles:
+                places = np.searchsorted(cumulative, rng.random(per_table), side="right")
+                scramble[np.minimum(places, case.num_rows - 1)].tofile(file)
+
+
+def in_memory(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
+    """The same tables wholly in memory: what the numbers must equal."""
+    return EmbeddingBagCollection(case.tables(), optimizer=OPTIMIZER, seed=case.seed)
+
+
+def on_ssd(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
+    """hotrow's tiers: every row is on SSD (committed by ``materialise``), each table has its share of the budget."""
+    tables = case.tables()
+    cache = {"policy": case.policy, "bytes": case.budget_bytes // case.num_tables}
+    plan = Plan.manual({table.name: {"cache": cache} for table in tables}, tables)
+    return EmbeddingBagCollection(
+        tables, plan=plan, optimizer=OPTIMIZER, storage_dir=directory / "store", seed=case.seed
+    )
+
+
+def mapped(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
+    """Rows and state in mapped files, read and written by the same kernels: the kernel's page cache is the cache."""
+    collection = EmbeddingBagCollection([*_tiny(case)], optimizer=OPTIMIZER, seed=case.seed)
+    store = collection._store
+    store.tables = case.tables()
+    store.rows = [_map(directory / f"rows-{t}.bin", case.embedding_dim) for t in range(case.num_tables)]
+    store.state = [{"sum": _map(directory / f"state-{t}.bin", 1).view(-1)} for t in range(case.num_tables)]
+    store._group = None
+    return collection
+
+
+def _tiny(case: StoreCase) -> list[Any]:
+    from dataclasses import replace
+
+    return [replace(table, num_embeddings=1) for table in case.tables()]
+
+
+def _map(path: Path, width: int) -> Tensor:
+    with path.open("r+b") as file:
+        memory = mmap.mmap(file.fileno(), 0)
+    memory.madvise(mmap.MADV_RANDOM)
+    return torch.frombuffer(memory, dtype=torch.float32).view(-1, width)
+
+
+def write_mapped(case: StoreCase, directory: Path) -> None:
+    """The files of ``mapped``: initial rows, zero state."""
+    from dataclasses import replace
+
+    from hotrow.embedding.tables import make_rows
+
+    for index, table in enumerate(case.tables()):
+        make_rows(replace(table), case.seed).numpy().tofile(directory / f"rows-{index}.bin")
+        np.zeros(case.num_rows, dtype=np.float32).tofile(directory / f"state-{index}.bin")
+
+
+def materialise(case: StoreCase, directory: Path) -> None:
+    """Write every row to SSD and commit, so that no row is read without a read."""
+    collection = on_ssd(case, directory)
+    store: Any = collection._store
+    from hotrow.embedding.tables import make_rows
+
+    for index, table in enumerate(case.tables()):
+        rows = make_rows(table, case.seed)
+        store.write_table(index, {"weight": rows, "sum": torch.zeros(case.num_rows)})
+    collection.commit("materialised")
+    collection.close()
+
+
+KINDS: dict[str, Callable[[StoreCase, Path], EmbeddingBagCollection]] = {
+    "memory": in_memory,
+    "ssd": on_ssd,
+    "mmap": mapped,
+}
+
+
+class Contestant:
+    """The steps of one kind: announce, forward, backward."""
+
+    def __init__(self, kind: str, case: StoreCase, directory: Path) -> None:
+        self.case, self.collection = case, KINDS[kind](case, directory)
+        self._batches = Batches(case, directory / "batches.bin")
+        generator = torch.Generator().manual_seed(case.seed)
+        self._grad = torch.randn(case.batch_size, case.num_tables * case.embedding_dim, generator=generator)
+        self._window: list[Any] = []
+        self._announces = kind == "ssd" and case.look_ahead > 0
+
+    def run(self, num_steps: int) -> float:
+        """Seconds of ``num_steps`` steps."""
+        begin = time.perf_counter()
+        for _ in range(num_steps):
+            while len(self._window) < 1 + (self.case.look_ahead if self._announces else 0):
+                batch = self._batches.next()
+                self._window.append(self.collection.prefetch(batch) if self._announces else batch)
+            pooled: Any = self.collection(self._window.pop(0)).values()
+            pooled.backward(self._grad)
+        return time.perf_counter() - begin
+
+    def stats(self) -> dict[str, int]:
+        tiers = getattr(self.collection._store, "tiers", None)
+        if tiers is None:
+            return {}
+        counts = {"rows_fetched": tiers.num_fetched, "rows_written_back": tiers.num_written_back}
+        return {**tiers.store.stats(), **counts, "memory_bytes": tiers.memory_bytes}
+
+    def checksum(self) -> float:
+        """Of the pooled rows of the next batch, without training on it."""
+        with torch.no_grad():
+            pooled = self.collection(self._batches.next()).values()
+        return float(pooled.double().sum())
+
+
+def main() -> None:
+    kind, name, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    contestant: Contestant | None = None
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        if command == "build":
+            keep_freed_memory()
+            contestant = Contestant(kind, STORE_CASES[name], directory)
+            answer: dict[str, Any] = {"built": kind}
+        elif contestant is None or command == "end":
+            break
+        elif command == "run":
+            answer = {"seconds": contestant.run(int(argument)), "stats": contestant.stats()}
+        else:
+            answer = {"checksum": contestant.checksum()}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
