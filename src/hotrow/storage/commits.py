@@ -12,9 +12,11 @@ A commit is written under a name that begins with ``.tmp-``, synced, then rename
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hotrow.document import Document, take
-from hotrow.errors import ConfigError, HotrowError, StorageError
+from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError
 
 MARKER_FILE = "hotrow-rows.json"
 MANIFEST_FILE = "collection.json"
@@ -46,16 +48,20 @@ class CommitManifest(Document):
 
     def body(self) -> dict[str, Any]:
         value: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return value | {"tables": [dict(table) for table in self.tables]}
+        value["tables"] = [dict(table) for table in self.tables]
+        return value | {"crc32": zlib.crc32(json.dumps(value, sort_keys=True).encode())}
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any], where: str) -> CommitManifest:
         numbers = {name: take(body, name, int, where) for name in ("number", "step", "seed", "initial_seed")}
-        return cls(
+        found = cls(
             **numbers,
             optimizer=take(body, "optimizer", str, where),
             tables=tuple(take(body, "tables", list, where)),
         )
+        if take(body, "crc32", int, where) != found.body()["crc32"]:
+            raise FormatError(f"{where}: its checksum is not that of its fields: the file was altered")
+        return found
 
 
 class RowsDirectory:
