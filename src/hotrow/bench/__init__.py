@@ -2,18 +2,22 @@
 
 from hotrow.bench.bounds import BOUNDS, Against, Bound, Verdict, judge
 from hotrow.bench.cases import CASES, SHAPES, Case, Shape, select
+from hotrow.bench.coldscan import bench_cold_scan, make_scan_file
 from hotrow.bench.harness import Pair, Settings, Spread, measure_pair
 from hotrow.bench.kernels import bench_kernels
 from hotrow.bench.loader import bench_loader
 from hotrow.bench.machine import machine_block
 from hotrow.bench.quality import bench_quality
 from hotrow.bench.report import lines, markdown, write_markdown
+from hotrow.bench.store import bench_store
+from hotrow.bench.store_cases import STORE_CASES
 from hotrow.bench.train import bench_train
 
 __all__ = [
     "BOUNDS",
     "CASES",
     "SHAPES",
+    "STORE_CASES",
     "Against",
     "Bound",
     "Case",
@@ -22,13 +26,16 @@ __all__ = [
     "Shape",
     "Spread",
     "Verdict",
+    "bench_cold_scan",
     "bench_kernels",
     "bench_loader",
     "bench_quality",
+    "bench_store",
     "bench_train",
     "judge",
     "lines",
     "machine_block",
+    "make_scan_file",
     "markdown",
     "measure_pair",
     "select",
