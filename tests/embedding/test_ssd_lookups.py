@@ -33,6 +33,7 @@ from hotrow import (
 )
 from hotrow.testing import PooledContract
 from hotrow.testing.collections import random_features
+from hotrow.tracing import Tracer
 
 TABLES, OPTIMIZER = tables_of(), OPTIMIZERS["rowwise_adagrad"]
 
@@ -312,7 +313,23 @@ def test_frozen_tables_do_not_change(ssd):
     assert all(torch.equal(array, before[name]) for name, array in ssd.row_arrays().items())
 
 
+def test_a_trace_shows_reading_and_updating(ssd, tmp_path):
+    tracer = Tracer()
+    ssd.trace(tracer)
+    for features in batches(TABLES, 10):
+        ssd(ssd.prefetch(features)).values().sum().backward()
+    ssd.commit("a")
+    assert {span.name for span in tracer.spans} >= {
+        "translate",
+        "read",
+        "write back",
+        "update",
+        "commit rows",
+    }
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_steps_give_the_numbers_of_memory(tmp_path):
     memory = build(TABLES, optimizer=OPTIMIZER)
     with build(TABLES, plan=small_plan(TABLES, OPTIMIZER), optimizer=OPTIMIZER, storage_dir=tmp_path) as ssd:

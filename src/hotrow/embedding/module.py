@@ -20,6 +20,7 @@ from hotrow.errors import ConfigError, DataError
 from hotrow.kernels import pooled_lookup_op, register_target
 from hotrow.optim import Optimizer
 from hotrow.storage import Lease
+from hotrow.tracing import Tracer
 
 STATE_DICT_LIMIT_BYTES = 8 << 30
 """``state_dict`` refuses rows above this size; raise a module's ``state_dict_limit_bytes`` to allow more."""
@@ -284,6 +285,10 @@ class TableModule(nn.Module):
         with torch.no_grad():
             self._store.load_state(arrays)
         self._store.step, self._store.optimizer = int(state["step"]), restored
+
+    def trace(self, tracer: Tracer) -> None:
+        """Add spans to ``tracer`` from now on: update, and for rows on SSD translate, read, write back, commit rows."""
+        self._store.trace(tracer)
 
     def close(self) -> None:
         """Let the rows go. Every later use raises ConfigError."""

@@ -19,6 +19,7 @@ from hotrow.errors import ConfigError
 from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
 from hotrow.storage import Lease
+from hotrow.tracing import NO_TRACE, Tracer
 
 
 class Reader(Protocol):
@@ -55,7 +56,7 @@ class TableStore:
     ) -> None:
         check_trainable(tables, optimizer)
         self.tables, self.optimizer, self.seed = list(tables), optimizer, seed
-        self.step = 0
+        self.step, self.tracer = 0, NO_TRACE
         self.features, self.input_keys = features_of(tables)
         self.rows = list(rows) if rows is not None else [make_rows(table, seed) for table in tables]
         self.state = list(state) if state is not None else [make_state(table, optimizer) for table in tables]
@@ -80,6 +81,10 @@ class TableStore:
     def announce(self, jagged: Jagged) -> Lease | None:
         """Bring in the rows of a coming input; None where all rows are here."""
         return None
+
+    def trace(self, tracer: Tracer) -> None:
+        """Time what is done to rows from now on."""
+        self.tracer = tracer
 
     def rebind(self, rows: Sequence[Tensor]) -> None:
         """Read other arenas from now on, if they are others (parameters may be given new storage by their owner)."""
@@ -126,17 +131,18 @@ class TableStore:
     def update_pooled(self, values: Tensor, offsets: Tensor, weights: Tensor | None, grad: Tensor) -> None:
         """Apply the optimizer once to each row of a lookup. ``grad``: fp32 ``[B, W]``."""
         optimizer = self._trainable()
-        kernels.fused_update(
-            self.group,
-            values,
-            offsets,
-            weights,
-            grad if grad.stride(1) == 1 else grad.contiguous(),
-            optimizer,
-            lr=optimizer.lr,
-            step=self.step + 1,
-            seed=self.seed,
-        )
+        with self.tracer.span("update"):
+            kernels.fused_update(
+                self.group,
+                values,
+                offsets,
+                weights,
+                grad if grad.stride(1) == 1 else grad.contiguous(),
+                optimizer,
+                lr=optimizer.lr,
+                step=self.step + 1,
+                seed=self.seed,
+            )
         self.step += 1
 
     def update(
@@ -155,16 +161,17 @@ class TableStore:
     def update_unpooled(self, values: Tensor, splits: Sequence[int], grads: Sequence[Tensor]) -> None:
         """As ``update``, for a gather."""
         optimizer = self._trainable()
-        kernels.fused_update_unpooled(
-            self.group,
-            values,
-            splits,
-            [grad.contiguous() for grad in grads],
-            optimizer,
-            lr=optimizer.lr,
-            step=self.step + 1,
-            seed=self.seed,
-        )
+        with self.tracer.span("update"):
+            kernels.fused_update_unpooled(
+                self.group,
+                values,
+                splits,
+                [grad.contiguous() for grad in grads],
+                optimizer,
+                lr=optimizer.lr,
+                step=self.step + 1,
+                seed=self.seed,
+            )
         self.step += 1
 
     def pooled_weights_grad(self, values: Tensor, offsets: Tensor, grad: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from hotrow.jagged import KeyedJaggedTensor
 from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
 from hotrow.storage import Cache, CommitManifest, Lease, RowsDirectory, TieredRows
+from hotrow.tracing import Tracer
 
 _CHUNK_BYTES = 32 << 20
 
@@ -91,6 +92,10 @@ class TieredStore(TableStore):
         return ConfigError(
             "the ids of a batch were changed while it was looked up; leave them alone until then"
         )
+
+    def trace(self, tracer: Tracer) -> None:
+        super().trace(tracer)
+        self.tiers.tracer = tracer
 
     def num_row_bytes(self) -> int:
         return sum(t.num_embeddings * t.data_type.row_bytes(t.embedding_dim) for t in self.tables)

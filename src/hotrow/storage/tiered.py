@@ -18,6 +18,7 @@ from hotrow.kernels import Moves, TableGroup
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.lookahead import LookAhead, Turns
 from hotrow.storage.moves import pieces, range_of_table
+from hotrow.tracing import NO_TRACE
 
 Key = tuple[int, int]
 """Which cache made a reservation, and its number there."""
@@ -98,6 +99,7 @@ class TieredRows:
         self._generation = 0  # of the cache
         self._look_ahead = LookAhead(self._prepare)
         self._fault: str | None = None
+        self.tracer = NO_TRACE
         self.num_fetched = self.num_written_back = self.num_lookups = self.num_taken_back = 0
         self._load_pinned()
 
@@ -194,7 +196,8 @@ class TieredRows:
         while True:
             self._end_leases()
             try:
-                found = self._cache.reserve(lease.values, lease.splits)
+                with self.tracer.span("translate"):
+                    found = self._cache.reserve(lease.values, lease.splits)
             except IndexError:
                 raise lease.explain() from None
             if isinstance(found, Reservation):
@@ -255,13 +258,15 @@ class TieredRows:
 
     def _write_back(self, moves: Moves, num_threads: int | None = None) -> None:
         for piece in pieces(moves, self._record_bytes, self.staging_bytes):
-            records = kernels.read_moves(self.group, piece, num_threads=num_threads)
-            self.store.write_back(piece, records)
+            with self.tracer.span("write back"):
+                records = kernels.read_moves(self.group, piece, num_threads=num_threads)
+                self.store.write_back(piece, records)
         self.num_written_back += len(moves)
 
     def _fill(self, moves: Moves, num_threads: int | None = None) -> None:
         for piece in pieces(moves, self._record_bytes, self.staging_bytes):
-            self._fill_piece(self.group, piece, num_threads)
+            with self.tracer.span("read"):
+                self._fill_piece(self.group, piece, num_threads)
         self.num_fetched += len(moves)
 
     def _fill_piece(self, group: TableGroup, piece: Moves, num_threads: int | None) -> None:
@@ -329,7 +334,8 @@ class TieredRows:
         with self._turns.taken():
             self._check_fault()
             self._flush()
-            return self.store.commit(directory)
+            with self.tracer.span("commit rows"):
+                return self.store.commit(directory)
 
     def _check_fault(self) -> None:
         if self._fault is not None:
