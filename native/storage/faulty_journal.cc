@@ -109,6 +109,12 @@ struct PowerJournal::Inode {
   ~Inode() { close(fd); }
   Inode(const Inode&) = delete;
   Inode& operator=(const Inode&) = delete;
+
+  /// Whether a cut has nothing to do with its content: without names, or synced from the beginning.
+  bool settled() const {
+    struct stat status{};
+    return !ours || (fstat(fd, &status) == 0 && status.st_nlink == 0);
+  }
 };
 
 PowerJournal::InodePtr PowerJournal::at(const std::string& path) {
@@ -186,6 +192,7 @@ void PowerJournal::sync_directory(const std::string& path, const Change& change)
     return std::any_of(operation.begin(), operation.end(),
                        [&](const Binding& binding) { return binding.directory == directory; });
   });
+  std::erase_if(inodes_, [](const InodePtr& inode) { return inode.use_count() == 1 && inode->settled(); });
 }
 
 void PowerJournal::cut(uint64_t seed) {

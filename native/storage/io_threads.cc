@@ -76,11 +76,7 @@ void IoThreads::push(std::span<const Piece> pieces, Mailbox* mailbox) {
     for (const Piece& piece : pieces) queue_.push_back({piece, mailbox});
     start_threads();
   }
-  if (pieces.size() == 1) {
-    wake_.notify_one();
-  } else {
-    wake_.notify_all();
-  }
+  for (size_t i = 0; i < pieces.size(); ++i) wake_.notify_one();
 }
 
 void IoThreads::start_threads() {

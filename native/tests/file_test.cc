@@ -1,6 +1,7 @@
 // Files of the row store: many transfers at once, short ones, refused ones, and what a power cut leaves.
 #include "hotrow/storage/file.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,8 +29,8 @@ constexpr int64_t kPage = kDirectAlignment;
 /// A directory of its own, removed at the end. Under the working directory: /tmp may be memory.
 class Scratch {
  public:
-  Scratch() {
-    std::string name = "file_test.XXXXXX";
+  explicit Scratch(const std::string& parent = ".") {
+    std::string name = parent + "/file_test.XXXXXX";
     CHECK(mkdtemp(name.data()) != nullptr);
     path_ = name;
   }
@@ -219,6 +220,22 @@ void test_names(FileSystem& files) {
   read_pages(*files.open(scratch / "x/y/c"), content, 4, 13);
 }
 
+/// Between file systems a link is a copy, whole or not there.
+void test_link_across_file_systems(FileSystem& files) {
+  const std::string other = "/dev/shm";
+  struct stat here{}, there{};
+  if (stat(".", &here) != 0 || stat(other.c_str(), &there) != 0 || here.st_dev == there.st_dev) return;
+  const Scratch scratch, far(other);
+  const AlignedBuffer content = random_bytes(700 * kPage, 27);
+  make_file(files, far / "a", content);
+  files.link(far / "a", scratch / "b");
+  CHECK((files.list(scratch.path()) == std::vector<std::string>{"b"}));
+  read_pages(*files.open(scratch / "b"), content, 1000, 28);
+  CHECK(error_of([&] { files.link(far / "a", scratch / "b"); }) == EEXIST);
+  CHECK(error_of([&] { files.link(far / "none", scratch / "c"); }) == ENOENT);
+  CHECK((files.list(scratch.path()) == std::vector<std::string>{"b"}));
+}
+
 void test_lock(FileSystem& files) {
   const Scratch scratch;
   auto lock = files.lock(scratch / "lock");
@@ -301,6 +318,21 @@ void test_interrupted(Backend backend, int depth) {
   }
   const auto file = make_file(*faulty.files, scratch / "a", content);
   read_pages(*file, content, 200, 17);
+}
+
+/// A file system that opens files for direct I/O and then refuses it is used through the page cache.
+void test_refused_direct(Backend backend, int depth) {
+  const Scratch scratch;
+  Faulty faulty(backend, depth);
+  const AlignedBuffer content = random_bytes(8 * kPage, 29);
+  const auto file = make_file(*faulty.files, scratch / "a", content);
+  CHECK((file->alignment() == kDirectAlignment) == why_not_direct(scratch.path()).empty());
+  CHECK(why_not_direct(scratch / "none") == "No such file or directory");
+  if (file->alignment() == 1) return;
+  faulty.add({"read", "a", 1, 1, FaultAction::kError, EINVAL});
+  read_pages(*file, content, 20, 30);
+  faulty.add({"read", "a", 1, 1, FaultAction::kError, EINVAL});
+  CHECK(error_of([&] { read_pages(*file, content, 20, 31); }) == EINVAL);
 }
 
 /// An error among many: it is thrown, later extents are not begun, and nothing arrives afterwards.
@@ -465,10 +497,12 @@ void test_backend(Backend backend, int depth) {
   test_refusals(*files);
   test_throwing_callback(*files);
   test_names(*files);
+  test_link_across_file_systems(*files);
   test_lock(*files);
   test_fork(*files);
   test_short_transfers(backend, depth);
   test_interrupted(backend, depth);
+  test_refused_direct(backend, depth);
   test_error_among_others(backend, depth);
   test_flips(backend, depth);
   test_refused_operations(backend, depth);
