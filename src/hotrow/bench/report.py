@@ -37,10 +37,16 @@ def _comparison_rows(document: dict[str, Any]) -> list[list[str]]:
 
 def _fact_rows(document: dict[str, Any]) -> list[list[str]]:
     return [
-        [case["name"], key, f"{value:.6g}" if isinstance(value, float) else str(value)]
+        [case["name"], key, _fact(value)]
         for case in document["cases"]
         for key, value in case.get("facts", {}).items()
     ]
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict) and {"median", "q1", "q3"} <= value.keys():
+        return f"{value['median']:.4g} [{value['q1']:.4g}, {value['q3']:.4g}]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 HEAD = ["case", "opponent", "ratio", "hotrow ns/lookup", "opponent ns/lookup", "output difference"]

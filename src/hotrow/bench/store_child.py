@@ -29,15 +29,16 @@ class Batches:
     """The case's batches from a file of int32 ids ``[steps, lookups]``, one read at a time."""
 
     def __init__(self, case: StoreCase, path: Path) -> None:
-        self._case, self._file, self._step = case, path.open("rb"), 0
+        self._case, self._path, self._step = case, path, 0
         self._keys = [f"f{table}" for table in range(case.num_tables)]
         self._lengths = torch.full((case.num_tables * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
 
     def next(self) -> KeyedJaggedTensor:
         count = self._case.num_lookups
-        ids = np.fromfile(self._file, dtype=np.int32, count=count)
+        ids = np.fromfile(self._path, dtype=np.int32, count=count, offset=4 * count * self._step)
         if ids.shape[0] < count:
-            raise EOFError("the file of batches is at its end")
+            raise EOFError(f"{self._path}: only {self._step} batches")
+        self._step += 1
         return KeyedJaggedTensor(self._keys, torch.from_numpy(ids), lengths=self._lengths)
 
 
@@ -74,7 +75,7 @@ def mapped(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
     """Rows and state in mapped files, read and written by the same kernels: the kernel's page cache is the cache."""
     collection = EmbeddingBagCollection([*_tiny(case)], optimizer=OPTIMIZER, seed=case.seed)
     store = collection._store
-    store.tables = case.tables()
+    store.tables = [*case.tables()]
     store.rows = [_map(directory / f"rows-{t}.bin", case.embedding_dim) for t in range(case.num_tables)]
     store.state = [{"sum": _map(directory / f"state-{t}.bin", 1).view(-1)} for t in range(case.num_tables)]
     store._group = None
@@ -130,7 +131,8 @@ class Contestant:
 
     def __init__(self, kind: str, case: StoreCase, directory: Path) -> None:
         self.case, self.collection = case, KINDS[kind](case, directory)
-        self._batches = Batches(case, directory / "batches.bin")
+        self._path = directory / "batches.bin"
+        self._batches = Batches(case, self._path)
         generator = torch.Generator().manual_seed(case.seed)
         self._grad = torch.randn(case.batch_size, case.num_tables * case.embedding_dim, generator=generator)
         self._window: list[Any] = []
@@ -155,9 +157,9 @@ class Contestant:
         return {**tiers.store.stats(), **counts, "memory_bytes": tiers.memory_bytes}
 
     def checksum(self) -> float:
-        """Of the pooled rows of the next batch, without training on it."""
+        """Of the pooled rows of the first batch as they are now."""
         with torch.no_grad():
-            pooled = self.collection(self._batches.next()).values()
+            pooled = self.collection(Batches(self.case, self._path).next()).values()
         return float(pooled.double().sum())
 
 

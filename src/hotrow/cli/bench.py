@@ -104,3 +104,28 @@ def quality(
         data, log, seeds=range(seeds), split=split, side=side, recipe=recipe, progress=_progress
     )
     _finish(document, json, out)
+
+
+@app.command(epilog="Example: hotrow bench store --dir /fast-disk/bench --json")
+def store(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="A new directory on the disk to measure; removed afterwards.")
+    ],
+    case: Annotated[str, typer.Option("--case", help="io-bound, or small for a try.")] = "io-bound",
+    samples: Samples = 7,
+    mmap: Annotated[bool, typer.Option(help="Also mapped files held to the same memory.")] = True,
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Training with rows on SSD beside the same in memory and on mapped files. Needs 30 GB of disk, 12 of memory."""
+    import shutil
+
+    from hotrow.bench import STORE_CASES, Settings, bench_store
+    from hotrow.errors import ConfigError
+
+    if case not in STORE_CASES:
+        raise ConfigError(f"bench: no case {case!r}; cases are {', '.join(STORE_CASES)}")
+    settings = Settings(num_samples=samples, warm_up=1)
+    document = bench_store(STORE_CASES[case], directory, settings, with_mmap=mmap, progress=_progress)
+    shutil.rmtree(directory)
+    _finish(document, json, out)
