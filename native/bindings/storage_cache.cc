@@ -53,6 +53,14 @@ std::variant<Reservation, Shortage> reserve(RowCache& cache, uintptr_t ids, bool
   return reservation;
 }
 
+int64_t announce(RowCache& cache, uintptr_t ids, bool ids_are_64_bit, int64_t num_ids,
+                 const std::vector<int32_t>& features, const std::vector<int64_t>& splits) {
+  const nb::gil_scoped_release release;
+  const auto count = static_cast<size_t>(num_ids);
+  if (ids_are_64_bit) return cache.announce<int64_t>({reinterpret_cast<const int64_t*>(ids), count}, features, splits);
+  return cache.announce<int32_t>({reinterpret_cast<const int32_t*>(ids), count}, features, splits);
+}
+
 /// A view of what the moves own; it keeps them alive.
 auto array_of(std::vector<uint32_t> Moves::* member) {
   return [member](Moves& moves) {
@@ -82,6 +90,8 @@ void bind_storage_cache(nb::module_& m) {
   nb::class_<RowCache>(m, "RowCache")
       .def("__init__", &construct, "tables"_a)
       .def("reserve", &reserve, "ids"_a, "ids_are_64_bit"_a, "num_ids"_a, "features"_a, "splits"_a, "slots"_a)
+      .def("announce", &announce, "ids"_a, "ids_are_64_bit"_a, "num_ids"_a, "features"_a, "splits"_a)
+      .def("withdraw", &RowCache::withdraw, "announcement"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("release", &RowCache::release, "reservation"_a, "dirty"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("abandon", &RowCache::abandon, "reservation"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("take_dirty", &RowCache::take_dirty, nb::call_guard<nb::gil_scoped_release>())

@@ -23,8 +23,8 @@ void SlotList::remove(uint32_t slot) {
   --size_;
 }
 
-uint32_t SlotList::oldest_unpinned() {
-  while (cursor_ != kNoSlot && slots_[cursor_].pins > 0) cursor_ = slots_[cursor_].newer;
+uint32_t SlotList::oldest_leaving() {
+  while (cursor_ != kNoSlot && !may_leave(slots_[cursor_], spare_wanted_)) cursor_ = slots_[cursor_].newer;
   return cursor_;
 }
 
@@ -39,9 +39,9 @@ class Lru final : public EvictionOrder {
     list_.push_newest(slot);
   }
   void removed(uint32_t slot) override { list_.remove(slot); }
-  void begin_batch() override { list_.rewind(); }
+  void begin_victims(bool spare_wanted) override { list_.rewind(spare_wanted); }
   void victims(std::vector<uint32_t>& victims) override {
-    if (const uint32_t slot = list_.oldest_unpinned(); slot != kNoSlot) victims.push_back(slot);
+    if (const uint32_t slot = list_.oldest_leaving(); slot != kNoSlot) victims.push_back(slot);
   }
 
  private:
@@ -58,9 +58,9 @@ class ReleaseOrder final : public EvictionOrder {
     list_.push_newest(slot);
   }
   void removed(uint32_t slot) override { list_.remove(slot); }
-  void begin_batch() override { list_.rewind(); }
+  void begin_victims(bool spare_wanted) override { list_.rewind(spare_wanted); }
   void victims(std::vector<uint32_t>& victims) override {
-    if (const uint32_t slot = list_.oldest_unpinned(); slot != kNoSlot) victims.push_back(slot);
+    if (const uint32_t slot = list_.oldest_leaving(); slot != kNoSlot) victims.push_back(slot);
   }
   bool leaves_at_once() const override { return leaves_at_once_; }
 
@@ -75,13 +75,15 @@ class Generation final : public EvictionOrder {
   explicit Generation(const std::vector<Slot>& slots) : slots_(slots) {}
   void inserted(uint32_t) override {}
   void removed(uint32_t) override {}
+  void begin_victims(bool spare_wanted) override { spare_wanted_ = spare_wanted; }
   void victims(std::vector<uint32_t>& victims) override {
     const size_t num_blocks = (slots_.size() + kBlockSlots - 1) / kBlockSlots;
     const size_t num_before = victims.size();
     for (size_t tried = 0; tried < num_blocks && victims.size() == num_before; ++tried) {
       const size_t begin = next_block_ * kBlockSlots, end = std::min(begin + kBlockSlots, slots_.size());
       for (size_t slot = begin; slot < end; ++slot) {
-        if (slots_[slot].pins == 0 && slots_[slot].place != kNoPlace) victims.push_back(static_cast<uint32_t>(slot));
+        if (slots_[slot].place == kNoPlace || !may_leave(slots_[slot], spare_wanted_)) continue;
+        victims.push_back(static_cast<uint32_t>(slot));
       }
       next_block_ = next_block_ + 1 == num_blocks ? 0 : next_block_ + 1;
     }
@@ -91,6 +93,7 @@ class Generation final : public EvictionOrder {
   static constexpr size_t kBlockSlots = 512;
   const std::vector<Slot>& slots_;
   size_t next_block_ = 0;
+  bool spare_wanted_ = true;
 };
 
 }  // namespace

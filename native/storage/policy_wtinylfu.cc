@@ -66,14 +66,14 @@ class WTinyLfu final : public EvictionOrder {
 
   void prefetch(uint32_t place) const override { sketch_.prefetch(place); }
 
-  void begin_batch() override {
-    for (SlotList* list : {&window_, &probation_, &protected_}) list->rewind();
+  void begin_victims(bool spare_wanted) override {
+    for (SlotList* list : {&window_, &probation_, &protected_}) list->rewind(spare_wanted);
   }
 
   void victims(std::vector<uint32_t>& victims) override {
-    const uint32_t candidate = window_.oldest_unpinned();
-    uint32_t victim = probation_.oldest_unpinned();
-    if (victim == kNoSlot) victim = protected_.oldest_unpinned();
+    const uint32_t candidate = window_.oldest_leaving();
+    uint32_t victim = probation_.oldest_leaving();
+    if (victim == kNoSlot) victim = protected_.oldest_leaving();
     if (victim == kNoSlot) {
       victim = candidate;
     } else if (candidate != kNoSlot && window_.size() >= max_window_) {
@@ -92,7 +92,7 @@ class WTinyLfu final : public EvictionOrder {
   enum Segment : uint8_t { kWindow, kProbation, kProtected };
 
   SlotList& list_of(uint32_t slot) {
-    const uint8_t segment = slots_[slot].segment;
+    const uint32_t segment = slots_[slot].segment;
     return segment == kWindow ? window_ : segment == kProbation ? probation_ : protected_;
   }
   void move(uint32_t slot, SlotList& to) {

@@ -14,7 +14,6 @@
 namespace hotrow::storage {
 namespace {
 
-constexpr size_t kMaxOpen = std::numeric_limits<uint16_t>::max();  // Slot::pins
 constexpr int64_t kMaxRows = int64_t{kNoPlace} - 1;
 constexpr int64_t kMaxSlots = std::numeric_limits<int32_t>::max();
 
@@ -92,24 +91,45 @@ class RowCache::Impl {
   bool reserve(std::span<const Id> ids, std::span<const int32_t> features, std::span<const int64_t> splits, Id* slots,
                Reservation& reservation, Shortage& shortage) {
     const std::lock_guard lock(mutex_);
-    check_splits(features, splits, ids.size(), tables_.size());
-    for (size_t f = 0; f < features.size(); ++f) {
-      check_ids(ids, f, {splits[f], splits[f + 1]}, table_of(features[f]).layout().num_rows);
-    }
-    if (open_.size() >= kMaxOpen) {
+    check_batch(ids, features, splits);
+    if (open_.size() >= kMaxPins) {
       throw std::invalid_argument(std::to_string(open_.size()) +
-                                  " reservations are open, no more are possible: "
-                                  "release or abandon some");
+                                  " reservations are open, no more are possible: release or abandon some");
     }
     const MarkGuard guard(*this);
-    for (size_t f = 0; f < features.size(); ++f) {
-      const auto table = static_cast<size_t>(features[f]);
-      tables_[table]->translate(ids.data(), splits[f], splits[f + 1], slots, touches_[table]);
-    }
+    touch_all(ids, features, splits, slots);
     if (!slots_suffice(shortage)) return false;
     take_in(slots, reservation);
     reservation.num_lookups = static_cast<int64_t>(ids.size());
     return true;
+  }
+
+  template <typename Id>
+  int64_t announce(std::span<const Id> ids, std::span<const int32_t> features, std::span<const int64_t> splits) {
+    const std::lock_guard lock(mutex_);
+    check_batch(ids, features, splits);
+    if (announced_.size() >= kMaxPins) {
+      throw std::invalid_argument(std::to_string(announced_.size()) +
+                                  " batches are announced, no more are possible: withdraw some");
+    }
+    const MarkGuard guard(*this);
+    std::vector<Id> slots(ids.size());
+    touch_all(ids, features, splits, slots.data());
+    std::vector<std::vector<uint32_t>>& places = announced_[next_announcement_];
+    for (size_t t = 0; t < tables_.size(); ++t) places.push_back(tables_[t]->announce(touches_[t]));
+    return next_announcement_++;
+  }
+
+  void withdraw(int64_t number) {
+    const std::lock_guard lock(mutex_);
+    const auto found = announced_.find(number);
+    if (found == announced_.end()) {
+      const bool was_made = number >= 0 && number < next_announcement_;
+      throw std::invalid_argument("announcement " + text(number) +
+                                  (was_made ? " was withdrawn before" : " was never made"));
+    }
+    for (size_t t = 0; t < tables_.size(); ++t) tables_[t]->withdraw(found->second[t]);
+    announced_.erase(found);
   }
 
   void release(int64_t number, bool dirty) {
@@ -172,6 +192,10 @@ class RowCache::Impl {
       bytes += static_cast<int64_t>(sizeof number + sizeof open);
       for (const TableHold& hold : open.holds) bytes += static_cast<int64_t>(sizeof hold) + hold.memory_bytes();
     }
+    for (const auto& [number, places] : announced_) {
+      bytes += static_cast<int64_t>(sizeof number + sizeof places);
+      for (const auto& of_table : places) bytes += static_cast<int64_t>(sizeof of_table + of_table.capacity() * 4);
+    }
     return bytes;
   }
 
@@ -201,6 +225,23 @@ class RowCache::Impl {
   };
 
   CacheTable& table_of(int32_t index) { return *tables_[static_cast<size_t>(index)]; }
+
+  template <typename Id>
+  void check_batch(std::span<const Id> ids, std::span<const int32_t> features, std::span<const int64_t> splits) {
+    check_splits(features, splits, ids.size(), tables_.size());
+    for (size_t f = 0; f < features.size(); ++f) {
+      check_ids(ids, f, {splits[f], splits[f + 1]}, table_of(features[f]).layout().num_rows);
+    }
+  }
+
+  template <typename Id>
+  void touch_all(std::span<const Id> ids, std::span<const int32_t> features, std::span<const int64_t> splits,
+                 Id* slots) {
+    for (size_t f = 0; f < features.size(); ++f) {
+      const auto table = static_cast<size_t>(features[f]);
+      tables_[table]->translate(ids.data(), splits[f], splits[f + 1], slots, touches_[table]);
+    }
+  }
 
   bool slots_suffice(Shortage& shortage) const {
     for (size_t t = 0; t < tables_.size(); ++t) {
@@ -272,6 +313,8 @@ class RowCache::Impl {
   std::vector<TableTouch> touches_;  // of the reservation being made
   std::map<int64_t, Open> open_;
   int64_t next_number_ = 0;
+  std::map<int64_t, std::vector<std::vector<uint32_t>>> announced_;  // dynamic places of each table
+  int64_t next_announcement_ = 0;
 };
 
 RowCache::RowCache(std::vector<CacheLayout> tables) : impl_(std::make_unique<Impl>(tables)) {}
@@ -286,6 +329,15 @@ template bool RowCache::reserve(std::span<const int32_t>, std::span<const int32_
                                 Reservation&, Shortage&);
 template bool RowCache::reserve(std::span<const int64_t>, std::span<const int32_t>, std::span<const int64_t>, int64_t*,
                                 Reservation&, Shortage&);
+
+template <typename Id>
+int64_t RowCache::announce(std::span<const Id> ids, std::span<const int32_t> features,
+                           std::span<const int64_t> splits) {
+  return impl_->announce(ids, features, splits);
+}
+template int64_t RowCache::announce(std::span<const int32_t>, std::span<const int32_t>, std::span<const int64_t>);
+template int64_t RowCache::announce(std::span<const int64_t>, std::span<const int32_t>, std::span<const int64_t>);
+void RowCache::withdraw(int64_t announcement) { impl_->withdraw(announcement); }
 
 void RowCache::release(int64_t reservation, bool dirty) { impl_->release(reservation, dirty); }
 Moves RowCache::take_dirty() { return impl_->take_dirty(); }

@@ -126,7 +126,7 @@ template void CacheTable::translate(const int64_t*, int64_t, int64_t, int64_t*, 
 
 void CacheTable::unmark(const TableTouch& touch) {
   for (const uint32_t place : touch.prefix) prefix_seen_[place / 64] = 0;
-  for (const uint32_t slot : touch.hits) slots_[slot].flags &= static_cast<uint8_t>(~kSeen);
+  for (const uint32_t slot : touch.hits) slots_[slot].flags &= ~uint32_t{kSeen};
 }
 
 int64_t CacheTable::slots_needed(const TableTouch& touch) const {
@@ -161,8 +161,9 @@ std::vector<uint32_t> CacheTable::take_in(const TableTouch& touch, TableHold& ho
   MoveWriter filling(fills, num_pinned()), writing(write_backs, num_pinned());
   hold.prefix = touch.prefix;
   hit_all(touch, hold);
-  order_->begin_batch();
-  if (order_->leaves_at_once()) evict_victims(writing);
+  order_->begin_victims(true);
+  while (order_->leaves_at_once() && evict_victims(writing)) {
+  }
 
   const std::vector<uint32_t>& places = touch.misses.places();
   std::vector<uint64_t> sorted(places.size());
@@ -183,30 +184,34 @@ std::vector<uint32_t> CacheTable::take_in(const TableTouch& touch, TableHold& ho
 }
 
 uint32_t CacheTable::take_slot(MoveWriter& write_backs) {
-  if (free_ == kNoSlot) evict_victims(write_backs);
+  if (free_ == kNoSlot && !evict_victims(write_backs)) {
+    order_->begin_victims(false);
+    evict_victims(write_backs);
+  }
   const uint32_t slot = free_;
   free_ = slots_[slot].older;
   return slot;
 }
 
-/// One round of victims; all there are of an order whose rows leave at once.
-void CacheTable::evict_victims(MoveWriter& write_backs) {
-  do {
-    victims_.clear();
-    order_->victims(victims_);
-    for (size_t i = victims_.size(); i-- > 0;) {  // the first is freed last and taken first
-      const uint32_t slot = victims_[i];
-      if (slots_[slot].flags & kDirty) write_backs.add(slots_[slot].place, slot);
-      order_->removed(slot);
-      if (is_indexed(slot)) index_.erase(slots_[slot].place, slot, slots_.data());
-      free_slot(slot);
-    }
-  } while (order_->leaves_at_once() && !victims_.empty());
+bool CacheTable::evict_victims(MoveWriter& write_backs) {
+  victims_.clear();
+  order_->victims(victims_);
+  for (size_t i = victims_.size(); i-- > 0;) {  // the first is freed last and taken first
+    const uint32_t slot = victims_[i];
+    const Slot& leaving = slots_[slot];
+    if (leaving.flags & kDirty) write_backs.add(leaving.place, slot);
+    if (leaving.wants > 0) absent_wants_.add(leaving.place, leaving.wants);
+    order_->removed(slot);
+    if (is_indexed(slot)) unindex(slot);
+    free_slot(slot);
+  }
+  return !victims_.empty();
 }
 
 void CacheTable::put_in(uint32_t place, uint32_t slot) {
   slots_[slot].place = place;
   slots_[slot].pins = 1;
+  slots_[slot].wants = absent_wants_.take(place);
   ++num_held_;
   index_.insert(place, slot);
   order_->inserted(slot);
@@ -223,7 +228,7 @@ void CacheTable::unpin(uint32_t slot) {
   --num_held_;
   if (slots_[slot].flags & kLost) return free_slot(slot);
   order_->unpinned(slot);
-  if (!is_indexed(slot)) index_.erase(slots_[slot].place, slot, slots_.data());
+  if (!is_indexed(slot)) unindex(slot);
 }
 
 void CacheTable::release(const TableHold& hold, bool dirty) {
@@ -237,13 +242,38 @@ void CacheTable::release(const TableHold& hold, bool dirty) {
   }
 }
 
+std::vector<uint32_t> CacheTable::announce(const TableTouch& touch) {
+  std::vector<uint32_t> places = touch.misses.places();
+  places.reserve(places.size() + touch.hits.size());
+  for (const uint32_t place : places) absent_wants_.add(place, 1);
+  for (const uint32_t slot : touch.hits) {
+    ++slots_[slot].wants;
+    places.push_back(slots_[slot].place);
+  }
+  return places;
+}
+
+void CacheTable::withdraw(const std::vector<uint32_t>& places) {
+  for (const uint32_t place : places) {
+    const uint32_t slot = index_.find(place, index_.probe(place), slots_.data());
+    if (slot == kNoSlot) {
+      absent_wants_.subtract_one(place);
+      continue;
+    }
+    --slots_[slot].wants;
+    if (!is_indexed(slot)) unindex(slot);
+  }
+}
+
 std::vector<uint32_t> CacheTable::forget_fills(const TableHold& hold) {
   std::vector<uint32_t> shared;
   for (size_t i = hold.num_hits; i < hold.slots.size(); ++i) {
     const uint32_t slot = hold.slots[i];
     if (slots_[slot].flags & (kDirty | kLost)) continue;
     order_->removed(slot);
-    index_.erase(slots_[slot].place, slot, slots_.data());
+    unindex(slot);
+    if (slots_[slot].wants > 0) absent_wants_.add(slots_[slot].place, slots_[slot].wants);
+    slots_[slot].wants = 0;
     slots_[slot].place = kNoPlace;
     slots_[slot].flags |= kLost;
     if (slots_[slot].pins > 1) shared.push_back(slot);
@@ -264,7 +294,7 @@ void CacheTable::take_dirty(Moves& moves) {
   for (size_t slot = 0; slot < slots_.size(); ++slot) {
     if (!(slots_[slot].flags & kDirty)) continue;
     dynamic.add(slots_[slot].place, static_cast<uint32_t>(slot));
-    slots_[slot].flags &= static_cast<uint8_t>(~kDirty);
+    slots_[slot].flags &= ~uint32_t{kDirty};
   }
   dynamic.finish();
 }
@@ -284,7 +314,7 @@ void CacheTable::set_dirty(uint32_t slot) {
 
 int64_t CacheTable::memory_bytes() const {
   return static_cast<int64_t>(sizeof(*this)) + bytes_of(slots_) + index_.memory_bytes() + order_->memory_bytes() +
-         bytes_of(prefix_seen_) + bytes_of(prefix_dirty_) + bytes_of(victims_);
+         bytes_of(prefix_seen_) + bytes_of(prefix_dirty_) + absent_wants_.memory_bytes() + bytes_of(victims_);
 }
 
 }  // namespace hotrow::storage

@@ -9,6 +9,7 @@
 
 #include "hotrow/storage/row_cache.h"
 #include "policy_order.h"
+#include "row_cache_counts.h"
 #include "slot_index.h"
 
 namespace hotrow::storage {
@@ -91,6 +92,10 @@ class CacheTable {
 
   void release(const TableHold& hold, bool dirty);
 
+  /// A batch comes that touches these: until withdraw() they leave after others. Returns its dynamic places.
+  std::vector<uint32_t> announce(const TableTouch& touch);
+  void withdraw(const std::vector<uint32_t>& places);
+
   /// Forgets the rows that `hold` brought in, except dirty ones. Returns slots that others hold, too.
   std::vector<uint32_t> forget_fills(const TableHold& hold);
 
@@ -107,11 +112,12 @@ class CacheTable {
   void prefetch_after(const std::vector<uint32_t>& slots, size_t position) const;
   void hit_all(const TableTouch& touch, TableHold& hold);
   uint32_t take_slot(MoveWriter& write_backs);
-  void evict_victims(MoveWriter& write_backs);
+  bool evict_victims(MoveWriter& write_backs);  // one round; false if there are none
   void put_in(uint32_t place, uint32_t slot);
   void unpin(uint32_t slot);
   void free_slot(uint32_t slot);
-  bool is_indexed(uint32_t slot) const { return slots_[slot].pins > 0 || !order_->leaves_at_once(); }
+  void unindex(uint32_t slot) { index_.erase(slots_[slot].place, slot, slots_.data()); }
+  bool is_indexed(uint32_t slot) const { return !order_->leaves_at_once() || !may_leave(slots_[slot], true); }
   uint32_t num_pinned() const { return static_cast<uint32_t>(layout_.num_pinned); }
 
   CacheLayout layout_;
@@ -121,6 +127,7 @@ class CacheTable {
   uint32_t free_ = kNoSlot;  // the first of the free slots, linked by `older`
   int64_t num_held_ = 0;     // slots with pins
   std::vector<uint64_t> prefix_seen_, prefix_dirty_;
+  PlaceCounts absent_wants_;  // announced batches that want rows which are not resident
   std::vector<uint32_t> victims_;
 };
 

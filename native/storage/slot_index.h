@@ -15,13 +15,15 @@ struct Slot {
   uint32_t place = kNoPlace;
   uint32_t older = kNoSlot;  // neighbours in the policy's list, or the next free slot
   uint32_t newer = kNoSlot;
-  uint16_t pins = 0;  // reservations that hold it
-  uint8_t flags = 0;
-  uint8_t segment = 0;  // the policy's list
+  uint32_t pins : 13 = 0;    // reservations that hold it
+  uint32_t wants : 13 = 0;   // announced batches that want its row
+  uint32_t flags : 4 = 0;    // SlotFlag
+  uint32_t segment : 2 = 0;  // the policy's list
 };
+constexpr size_t kMaxPins = (1 << 13) - 1;
 static_assert(sizeof(Slot) == 16);
 
-enum SlotFlag : uint8_t {
+enum SlotFlag : uint32_t {
   kDirty = 1,  // newer than any copy elsewhere
   kSeen = 2,   // touched by the reservation being made
   kLost = 4,   // its row was forgotten while pinned

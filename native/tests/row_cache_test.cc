@@ -173,6 +173,27 @@ void check_restore() {
   CHECK(cache.take_dirty().places.empty());
 }
 
+void check_announcements() {
+  const std::vector<int32_t> features = {0};
+  RowCache cache({{100, 0, 4, Policy::kLru}});
+  cache.release(reserved(cache, {1, 2, 3, 4}).reservation.number, false);
+  const std::vector<int64_t> coming = {1, 2, 9};
+  const int64_t number = cache.announce<int64_t>(coming, features, std::vector<int64_t>{0, 3});
+  cache.release(reserved(cache, {5, 6}).reservation.number, false);  // instead of 3 and 4
+  cache.release(reserved(cache, {9}).reservation.number, false);     // instead of 5; is wanted from now on
+  cache.release(reserved(cache, {7}).reservation.number, false);     // instead of 6
+  CHECK(reserved(cache, {1, 2, 9}).reservation.num_hits == 3);
+  cache.release(3 + 1, false);
+  cache.withdraw(number);
+  check_throws<std::invalid_argument>([&] { cache.withdraw(number); });
+  check_throws<std::invalid_argument>([&] { cache.withdraw(number + 1); });
+  check_throws<std::out_of_range>(
+      [&] { cache.announce<int64_t>(std::vector<int64_t>{100}, features, std::vector<int64_t>{0, 1}); });
+  const int64_t all = cache.announce<int64_t>(coming, features, std::vector<int64_t>{0, 3});
+  CHECK(reserved(cache, {20, 21, 22, 23}).reservation.num_hits == 0);  // no room but theirs
+  cache.withdraw(all);
+}
+
 void check_memory() {
   for (const Policy policy : {Policy::kLru, Policy::kWTinyLfu}) {
     const RowCache small({{4'000'000, 0, 1'000, policy}}), large({{4'000'000, 0, 1'001'000, policy}});
@@ -197,7 +218,9 @@ void check_threads(Policy policy) {
   for (size_t i = 0; i < numbers.size(); ++i) {
     Batch batch;
     for (int k = 0; k < 60; ++k) batch.ids.push_back(random.below(2'000));
+    const int64_t announced = cache.announce<int64_t>(batch.ids, std::vector<int32_t>{0}, std::vector<int64_t>{0, 60});
     while (!reserve(cache, batch)) std::this_thread::yield();
+    cache.withdraw(announced);
     numbers[i] = batch.reservation.number;
     made.store(i + 1);
   }
@@ -214,6 +237,7 @@ int run() {
   check_bad_arguments();
   check_abandon();
   check_restore();
+  check_announcements();
   check_memory();
   return 0;
 }

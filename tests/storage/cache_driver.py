@@ -53,6 +53,15 @@ class NativeCache:
             got.num_hits,
         )
 
+    def announce(self, ids: Sequence[int], features: Sequence[int], splits: Sequence[int]) -> int:
+        array = np.array(ids, self.dtype)
+        return self.cache.announce(
+            array.ctypes.data, self.dtype == np.int64, len(array), list(features), list(splits)
+        )
+
+    def withdraw(self, number: int) -> None:
+        self.cache.withdraw(number)
+
     def release(self, number: int, dirty: bool) -> None:
         self.cache.release(number, dirty)
 

@@ -22,6 +22,7 @@ class SideBySide:
         self.both = NativeCache(tables, dtype), ReferenceCache(tables)
         self.tables, self.rng = tables, rng
         self.open: list[int] = []
+        self.announced: list[tuple[int, Any]] = []
         self.seen = dict.fromkeys(("shortage", "fills", "write_backs", "hits", "losers", "dirty", "lost"), 0)
 
     def call(self, name: str, *args: Any) -> Any:
@@ -38,14 +39,31 @@ class SideBySide:
         num_rows = self.tables[table][0]
         return self.rng.randrange(min(hot, num_rows) if self.rng.random() < 0.6 else num_rows)
 
-    def reserve(self) -> None:
+    def draw_batch(self) -> tuple[list[int], list[int], list[int]]:
         features = [self.rng.randrange(len(self.tables)) for _ in range(self.rng.randrange(5))]
         ids, splits = [], [0]
         for table in features:
             hot = 1 + self.tables[table][2]
             ids += [self.draw_id(table, hot) for _ in range(self.rng.choice((0, 1, 3, 8, 30, 200)))]
             splits.append(len(ids))
-        got = self.call("reserve", ids, features, splits)
+        return ids, features, splits
+
+    def announce(self) -> None:
+        batch = self.draw_batch()
+        self.announced.append((self.call("announce", *batch), batch))
+
+    def withdraw(self) -> None:
+        number, _ = self.announced.pop(self.rng.randrange(len(self.announced)))
+        self.call("withdraw", number)
+        if self.rng.random() < 0.1:
+            assert self.call("withdraw", number) is ValueError
+
+    def reserve(self) -> None:
+        comes = self.announced and self.rng.random() < 0.5
+        batch = self.announced[0][1] if comes else self.draw_batch()
+        got = self.call("reserve", *batch)
+        if comes:
+            self.call("withdraw", self.announced.pop(0)[0])
         if not isinstance(got, ReferenceReservation):
             self.seen["shortage"] += 1
             return
@@ -76,10 +94,12 @@ class SideBySide:
         choice = self.rng.random()
         if not self.open or (choice < 0.5 and len(self.open) < 6):
             self.reserve()
-        elif choice < 0.9:
+        elif choice < 0.85:
             self.release()
-        elif choice < 0.95:
+        elif choice < 0.89:
             self.abandon()
+        elif choice < 0.95:
+            self.withdraw() if len(self.announced) > 3 else self.announce()
         else:
             self.take_dirty()
 
@@ -115,4 +135,4 @@ def test_long_traffic_on_one_table(policy: str) -> None:
     pair = SideBySide([(20_000, 10, 1_510, policy), (300, 0, 60, policy)], rng, np.int64)
     for _ in range(700):
         pair.step()
-    assert pair.seen["fills"] > 8_000 and pair.seen["hits"] > 300, pair.seen
+    assert pair.seen["fills"] > 5_000 and pair.seen["hits"] > 300, pair.seen

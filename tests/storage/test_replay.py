@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -25,7 +25,7 @@ STREAMS = st.lists(st.integers(0, 60), max_size=300).map(lambda ids: np.array(id
 def least_reads(batches: tuple[frozenset[int], ...], num_slots: int) -> int:
     """By trying everything that could stay."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def rest(at: int, resident: frozenset[int]) -> int:
         if at == len(batches):
             return 0

@@ -16,7 +16,7 @@ POLICIES = {"none": 0, "pinned": 1, "lru": 2, "wtinylfu": 3, "generation": 4}
 
 _MASK = (1 << 64) - 1
 
-IsPinned = Callable[[int], bool]
+Stays = Callable[[int], bool]
 
 
 class EvictionOrder:
@@ -39,13 +39,16 @@ class EvictionOrder:
         """The row left, or was forgotten because it never arrived."""
         raise NotImplementedError
 
-    def victims(self, is_pinned: IsPinned) -> list[int]:
-        """Rows that leave now: at least one that is not pinned, if there is one; the first one's slot is used first."""
+    def victims(self, stays: Stays) -> list[int]:
+        """Rows that leave now: at least one, unless all of them stay; the first one's slot is used first.
+
+        stays: whether a row is pinned, or, as long as there are others, wanted by an announced batch.
+        """
         raise NotImplementedError
 
 
-def _oldest(places: Iterable[int], is_pinned: IsPinned) -> int | None:
-    return next((place for place in places if not is_pinned(place)), None)
+def _oldest(places: Iterable[int], stays: Stays) -> int | None:
+    return next((place for place in places if not stays(place)), None)
 
 
 class Lru(EvictionOrder):
@@ -63,8 +66,8 @@ class Lru(EvictionOrder):
     def removed(self, place: int) -> None:
         del self._places[place]
 
-    def victims(self, is_pinned: IsPinned) -> list[int]:
-        oldest = _oldest(self._places, is_pinned)
+    def victims(self, stays: Stays) -> list[int]:
+        oldest = _oldest(self._places, stays)
         return [] if oldest is None else [oldest]
 
 
@@ -104,14 +107,14 @@ class Generation(EvictionOrder):
     def removed(self, place: int) -> None:
         del self._slots[place]
 
-    def victims(self, is_pinned: IsPinned) -> list[int]:
+    def victims(self, stays: Stays) -> list[int]:
         for _ in range(self._num_blocks):
             block = self._next_block
             self._next_block = (block + 1) % self._num_blocks
             found = sorted(
                 (slot, place)
                 for place, slot in self._slots.items()
-                if slot // self.BLOCK_SLOTS == block and not is_pinned(place)
+                if slot // self.BLOCK_SLOTS == block and not stays(place)
             )
             if found:
                 return [place for _, place in found]
@@ -196,11 +199,11 @@ class WTinyLfu(EvictionOrder):
         for segment in self._segments():
             segment.pop(place, None)
 
-    def victims(self, is_pinned: IsPinned) -> list[int]:
-        candidate = _oldest(self._window, is_pinned)
-        victim = _oldest(self._probation, is_pinned)
+    def victims(self, stays: Stays) -> list[int]:
+        candidate = _oldest(self._window, stays)
+        victim = _oldest(self._probation, stays)
         if victim is None:
-            victim = _oldest(self._protected, is_pinned)
+            victim = _oldest(self._protected, stays)
         if victim is None:
             return [] if candidate is None else [candidate]
         if candidate is None or len(self._window) < self._max_window:

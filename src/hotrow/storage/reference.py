@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -50,6 +51,7 @@ class ReferenceTable:
         self._rows: dict[int, _Row] = {}  # by slot
         self._slot_of: dict[int, int] = {}  # what can be found; by place
         self._prefix_dirty: set[int] = set()
+        self._wants: Counter[int] = Counter()  # announced batches that want a place
 
     def shortage(self, places: list[int]) -> tuple[int, int] | None:
         """(need, available) slots if the batch does not fit now. places: distinct."""
@@ -68,11 +70,11 @@ class ReferenceTable:
             self._rows[self._slot_of[place]].pins += 1
             hold.slots.append(self._slot_of[place])
         write_backs: TableMoves = []
-        while self._order.leaves_at_once and self._evict(write_backs):
+        while self._order.leaves_at_once and self._evict(write_backs, spare_wanted=True):
             pass
         for place in sorted(place for place in dynamic if place not in self._slot_of):
             if not self._free:
-                self._evict(write_backs)
+                self._evict(write_backs, spare_wanted=True) or self._evict(write_backs, spare_wanted=False)
             slot = self._free.pop()
             self._rows[slot] = _Row(place, pins=1)
             self._slot_of[place] = slot
@@ -81,9 +83,14 @@ class ReferenceTable:
         hold.slots += hold.fills
         return [(self._rows[slot].place, slot) for slot in hold.fills], sorted(write_backs)
 
-    def _evict(self, write_backs: TableMoves) -> bool:
+    def _evict(self, write_backs: TableMoves, spare_wanted: bool) -> bool:
         slots = {row.place: slot for slot, row in self._rows.items() if not row.lost}
-        victims = self._order.victims(lambda place: self._rows[slots[place]].pins > 0)
+
+        def stays(place: int) -> bool:
+            is_wanted = self._wants[place] > 0 and place in self._slot_of  # else it is on its way out already
+            return self._rows[slots[place]].pins > 0 or (spare_wanted and is_wanted)
+
+        victims = self._order.victims(stays)
         for place in reversed(victims):
             slot = slots[place]
             if self._rows[slot].dirty:
@@ -118,8 +125,28 @@ class ReferenceTable:
                 self._free.append(slot)
                 continue
             self._order.unpinned(row.place)
-            if self._order.leaves_at_once:
-                del self._slot_of[row.place]
+            self._leave_at_once(row.place)
+
+    def _leave_at_once(self, place: int) -> None:
+        """Where the policy says so, a row is not resident any more once nothing holds or wants it."""
+        slot = self._slot_of.get(place)
+        if (
+            self._order.leaves_at_once
+            and slot is not None
+            and not self._rows[slot].pins
+            and not self._wants[place]
+        ):
+            del self._slot_of[place]
+
+    def announce(self, places: Iterable[int]) -> None:
+        """A batch comes that wants these (distinct) places."""
+        self._wants.update(list(places))
+
+    def withdraw(self, places: Iterable[int]) -> None:
+        """It came, or does not come."""
+        for place in places:
+            self._wants[place] -= 1
+            self._leave_at_once(place)
 
     def forget_fills(self, hold: _Hold) -> set[int]:
         """Forget the rows that a batch brought in; returns the slots that others hold, too."""
@@ -160,14 +187,14 @@ class ReferenceCache:
         self._tables = [ReferenceTable(*table) for table in tables]
         self._open: dict[int, list[_Hold]] = {}
         self._next_number = 0
+        self._announced: dict[int, list[dict[int, None]]] = {}
+        self._next_announcement = 0
 
     def reserve(
         self, ids: Sequence[int], features: Sequence[int], splits: Sequence[int]
     ) -> ReferenceReservation | tuple[int, int, int]:
         """A reservation, or (table, need, available) of the first table that has too few slots."""
-        touched: list[dict[int, None]] = [{} for _ in self._tables]
-        for feature, begin, end in zip(features, splits, splits[1:]):
-            touched[feature].update(dict.fromkeys(ids[begin:end]))
+        touched = self._touched(ids, features, splits)
         for index, table in enumerate(self._tables):
             shortage = table.shortage(list(touched[index]))
             if shortage:
@@ -183,6 +210,30 @@ class ReferenceCache:
         return ReferenceReservation(
             number, slots, [m[0] for m in moves], [m[1] for m in moves], sum(map(len, touched)), num_hits
         )
+
+    def _touched(
+        self, ids: Sequence[int], features: Sequence[int], splits: Sequence[int]
+    ) -> list[dict[int, None]]:
+        """Distinct places of each table, in order of first touch."""
+        touched: list[dict[int, None]] = [{} for _ in self._tables]
+        for feature, begin, end in zip(features, splits, splits[1:]):
+            touched[feature].update(dict.fromkeys(ids[begin:end]))
+        return touched
+
+    def announce(self, ids: Sequence[int], features: Sequence[int], splits: Sequence[int]) -> int:
+        """A batch comes later: what it wants leaves last."""
+        number, self._next_announcement = self._next_announcement, self._next_announcement + 1
+        self._announced[number] = self._touched(ids, features, splits)
+        for table, places in zip(self._tables, self._announced[number]):
+            table.announce(places)
+        return number
+
+    def withdraw(self, number: int) -> None:
+        """End an announcement; raises ValueError if it is not open."""
+        if number not in self._announced:
+            raise ValueError(f"announcement {number} is not open")
+        for table, places in zip(self._tables, self._announced.pop(number)):
+            table.withdraw(places)
 
     def release(self, number: int, dirty: bool) -> None:
         """Unpin; raises ValueError where the native cache does."""

@@ -6,6 +6,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from hotrow import _native
 from hotrow.errors import ConfigError
 from hotrow.storage.policies import POLICIES
 
-Ids = NDArray[np.int32] | NDArray[np.int64]
+#: Places of one table, int32 or int64.
+Ids = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,15 @@ class _Replay:
     def __init__(self, cache: _native.RowCache) -> None:
         self.cache = cache
         self._open: deque[int] = deque()
+        self._announced: deque[int] = deque()
         self.num_distinct = self.rows_read = self.rows_written = 0
 
     @property
     def num_open(self) -> int:
         return len(self._open)
 
-    def reserve(self, ids: NDArray[np.int64]) -> None:
+    def reserve(self, ids: Ids) -> None:
+        """Of 64 bits, contiguous."""
         slots = np.empty_like(ids)
         args = (ids.ctypes.data, True, len(ids), [0], [0, len(ids)], slots.ctypes.data)
         got = self.cache.reserve(*args)
@@ -75,9 +79,15 @@ class _Replay:
             self.release()  # the window shrinks until the batch fits
             got = self.cache.reserve(*args)
         self._open.append(got.number)
+        if self._announced:
+            self.cache.withdraw(self._announced.popleft())
         self.num_distinct += got.num_distinct
         self.rows_read += len(got.fills.places)
         self.rows_written += len(got.write_backs.places)
+
+    def announce(self, ids: Ids) -> None:
+        """Of 64 bits, contiguous; reserve() ends the oldest announcement."""
+        self._announced.append(self.cache.announce(ids.ctypes.data, True, len(ids), [0], [0, len(ids)]))
 
     def release(self, keep: int = 0) -> None:
         """The oldest batch is done, if more than ``keep`` are open."""
@@ -86,27 +96,36 @@ class _Replay:
 
 
 def replay(
-    ids: Ids, batch_size: int, policy: str, num_pinned: int, num_slots: int, look_ahead: int = 0
+    ids: Ids,
+    batch_size: int,
+    policy: str,
+    num_pinned: int,
+    num_slots: int,
+    look_ahead: int = 0,
+    known_ahead: int = 0,
 ) -> Counts:
-    """Send ``ids`` (places of one table, [N]) through a cache of ``num_slots``, ``num_pinned`` of them pinned, and count.
+    """Send ``ids`` ([N]) through a cache of ``num_slots``, ``num_pinned`` of them pinned, and count.
 
-    look_ahead: batches that are reserved while one trains; fewer where slots do not suffice. Raises ConfigError if
-    a single batch does not fit.
+    look_ahead: batches that are reserved while one trains; fewer where slots do not suffice. known_ahead: batches
+    that are announced beyond those. Raises ConfigError if a single batch does not fit.
     """
     if policy not in POLICIES:
         raise ConfigError(f"policy {policy!r} is none of {', '.join(POLICIES)}")
     places = np.ascontiguousarray(ids, np.int64)
     num_rows = max(int(places.max(initial=0)) + 1, num_pinned)
     run = _Replay(_native.RowCache([(num_rows, num_pinned, num_slots, POLICIES[policy])]))
-    num_batches = 0
-    for batch in batches_of(places, batch_size):
+    batches = list(batches_of(places, batch_size))
+    for batch in batches[:known_ahead]:
+        run.announce(batch)
+    for now, batch in enumerate(batches):
+        if known_ahead and now + known_ahead < len(batches):
+            run.announce(batches[now + known_ahead])
         run.reserve(batch)
         run.release(keep=look_ahead)
-        num_batches += 1
     while run.num_open:
         run.release()
     rows_written = run.rows_written + len(run.cache.take_dirty().places)
-    return Counts(num_batches, len(places), run.num_distinct, run.rows_read, rows_written)
+    return Counts(len(batches), len(places), run.num_distinct, run.rows_read, rows_written)
 
 
 def belady(ids: Ids, batch_size: int, num_slots: int) -> Counts:
@@ -115,7 +134,7 @@ def belady(ids: Ids, batch_size: int, num_slots: int) -> Counts:
     Belady's MIN (IBM Systems Journal 5(2), 1966) over batches whose distinct rows must be in slots together. Exact.
     rows_written is that of this schedule. Raises ConfigError if a single batch does not fit.
     """
-    batches = [np.unique(batch) for batch in batches_of(ids, batch_size)]
+    batches: list[Ids] = [np.unique(batch) for batch in batches_of(ids, batch_size)]
     next_uses = _next_uses(batches)
     wanted_at: dict[int, int] = {}  # resident rows and the batch that wants them next
     heap: list[tuple[int, int]] = []  # (minus next batch, row); of what is outdated, `wanted_at` tells

@@ -69,6 +69,16 @@ class RowCache {
   bool reserve(std::span<const Id> ids, std::span<const int32_t> features, std::span<const int64_t> splits, Id* slots,
                Reservation& reservation, Shortage& shortage);
 
+  /// Says that a batch comes later, without bringing anything in: until withdraw(), rows that it wants leave only when
+  /// no other row can (with kNone they do not leave at once either). So what is known of the future beyond the batches
+  /// that are reserved is not lost. The policy is not told. Takes four bytes per distinct row, and eight in a hash
+  /// table at most half full for those not resident. Throws as reserve() does.
+  template <typename Id>
+  int64_t announce(std::span<const Id> ids, std::span<const int32_t> features, std::span<const int64_t> splits);
+
+  /// Ends an announcement: its batch was reserved, or does not come. Throws std::invalid_argument if it is not open.
+  void withdraw(int64_t announcement);
+
   /// Unpins what a reservation pinned; if `dirty`, its rows are newer than any copy elsewhere from now on. Throws
   /// std::invalid_argument for a reservation that is not open or lost rows to another's abandon().
   void release(int64_t reservation, bool dirty);
