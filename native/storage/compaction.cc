@@ -7,8 +7,8 @@
 namespace hotrow::storage {
 namespace {
 
-constexpr double kTriggerShare = 0.9;            // of the garbage allowed: the rest is for what lies there meanwhile
-constexpr int64_t kLeastOutputBytes = 64 << 20;  // small logs are rewritten whole
+constexpr double kTriggerShare = 0.95;           // of the garbage allowed: the rest is for what lies there meanwhile
+constexpr int64_t kLeastOutputBytes = 16 << 20;  // small logs are rewritten whole
 constexpr int64_t kOutputShare = 16;             // of what is live
 constexpr int64_t kLargestWindow = 1 << 20;
 

@@ -48,7 +48,7 @@ std::vector<int> choose_small(std::vector<Candidate> runs) {
   int64_t sum = 0;
   for (const Candidate& run : runs) {
     const auto count = static_cast<int64_t>(slots.size());
-    if (count >= 2 && run.live_bytes * (count - 1) > 2 * sum) break;
+    if (count >= 2 && 4 * run.live_bytes * (count - 1) > 5 * sum) break;
     slots.push_back(run.slot);
     sum += run.live_bytes;
   }
