@@ -195,6 +195,29 @@ def test_a_directory_is_open_once(tmp_path):
     assert done.returncode and "has this storage_dir open" in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_neither_keeps_nor_breaks_the_lock(tmp_path):
+    ssd = opened(tmp_path)
+    child = os.fork()
+    if child == 0:
+        ssd._store.directory.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with pytest.raises(ConfigError, match="has this storage_dir open"):
+        opened(tmp_path)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reader, 1)  # lives on with the parent's files open
+        os._exit(0)
+    ssd.close()
+    opened(tmp_path).close()
+    os.write(writer, b"x")
+    os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_collection_that_is_dropped_lets_its_directory_go(tmp_path):
     ssd = opened(tmp_path)
     ticket = ssd.prefetch(batches(TABLES, 1)[0])

@@ -73,7 +73,7 @@ class RowsDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.rows, self.commits = self.path / "rows", self.path / "commits"
-        self._lock = -1
+        self._lock, self._owner = -1, os.getpid()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
@@ -107,6 +107,11 @@ class RowsDirectory:
             (d, CommitManifest.load(d / MANIFEST_FILE)) for d in sorted(self.commits.iterdir()) if d.is_dir()
         ]
         return max(found, key=lambda item: item[1].number, default=None)
+
+    @staticmethod
+    def load(path: Path) -> tuple[Path, CommitManifest]:
+        """A commit anywhere. Raises FormatError or StorageError for what is none."""
+        return path, CommitManifest.load(path / MANIFEST_FILE)
 
     def clear_rows(self) -> None:
         """Delete the working files: what was never committed."""
@@ -151,10 +156,13 @@ class RowsDirectory:
         return final
 
     def close(self) -> None:
-        """Give the lock back."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Give the lock back. In a forked child, which shares it, the parent keeps it."""
+        if self._lock < 0:
+            return
+        if os.getpid() == self._owner:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # children that were forked still have it open
+        os.close(self._lock)
+        self._lock = -1
 
     def __del__(self) -> None:
         with suppress(OSError):
