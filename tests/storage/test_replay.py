@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from hotrow.errors import ConfigError
 from hotrow.storage.policies import POLICIES
 from hotrow.storage.replay import Ids, batches_of, belady, places_by_count, replay
 
-TRACES = Path(os.environ.get("HOTROW_TRACES", "../shared/data/traces"))
 IDS = st.lists(st.integers(0, 6), max_size=14).map(lambda ids: np.array(ids, np.int64))
 STREAMS = st.lists(st.integers(0, 60), max_size=300).map(lambda ids: np.array(ids, np.int64))
 
