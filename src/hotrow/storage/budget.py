@@ -1,4 +1,4 @@
-"""From a cache's bytes to slots. Everything that a table on SSD takes of DRAM is counted, and nothing else is taken.
+"""From a cache's bytes to slots: what a table on SSD takes of DRAM.
 
 ======================  ====================================================================================
 per slot                row, optimizer state, the row's id where its random numbers ask for it (BF16), and what
@@ -7,6 +7,8 @@ per row of the table    ``INDEX_ROW_BYTES``: which run file has it
 per table               its share of an eighth of the caches: records on their way in (staging) and out (write
                         buffer), no more than ``MAX_STAGING_BYTES`` and ``MAX_BUFFER_BYTES``
 ======================  ====================================================================================
+
+What depends on batches (their ids, slots and distinct rows) and what the store writes with (8 MiB) is not counted.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ MAX_STAGING_BYTES = 8 << 20
 MAX_BUFFER_BYTES = 64 << 20
 MIN_STAGING_BYTES, MIN_BUFFER_BYTES = 64 << 10, 256 << 10
 ROW_ID_BYTES = 8
+STAGING_COPIES = 4
+"""Packed records, pages that two threads read, pages that compaction reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,9 @@ class Buffers:
 
     @classmethod
     def of(cls, cache_bytes: int) -> Buffers:
-        """Those that go with caches of so many bytes: an eighth, half in (twice: packed and as pages), half out."""
+        """Those that go with caches of so many bytes: an eighth, half in (``STAGING_COPIES``), half out."""
         return cls(
-            staging_bytes=max(MIN_STAGING_BYTES, min(cache_bytes // 32, MAX_STAGING_BYTES)),
+            staging_bytes=max(MIN_STAGING_BYTES, min(cache_bytes // 16 // STAGING_COPIES, MAX_STAGING_BYTES)),
             write_buffer_bytes=max(MIN_BUFFER_BYTES, min(cache_bytes // 16, MAX_BUFFER_BYTES)),
         )
 
