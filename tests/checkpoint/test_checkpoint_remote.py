@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,14 @@ from hotrow.errors import ConfigError, FormatError, StorageError
 
 def make_checkpoint(root: Path, step: int, runs: dict[str, bytes]) -> Path:
     path = root / f"step-{step:08d}"
-    (path / "rows" / "runs").mkdir(parents=True)
+    (path / "rows").mkdir(parents=True)
     for name, content in runs.items():
-        (path / "rows" / "runs" / name).write_bytes(content)
+        (path / "rows" / name).write_bytes(content)
+    entries = [
+        {"sequence": int(name[:8]), "bytes": len(content), "footer_crc32c": zlib.crc32(content)}
+        for name, content in runs.items()
+    ]
+    (path / "rows" / "rows.json").write_text(json.dumps({"runs": entries}))
     (path / "dense.safetensors").write_bytes(b"d" * step)
     (path / "manifest.json").write_text(f'{{"step": {step}}}')
     return path
@@ -35,10 +42,19 @@ def test_copies_are_equal_and_runs_are_sent_once(tmp_path: Path, kind: str) -> N
     remote.send(second, keep_last=2)
     remote.wait()
     assert remote.names() == ["step-00000010", "step-00000020"]
-    manifests = sum((p / "manifest.json").stat().st_size for p in (first, second))
-    assert remote.num_bytes_sent == 1000 + 500 + 10 + 7 + 20, manifests
+    lists = sum((p / "rows" / "rows.json").stat().st_size for p in (first, second))
+    assert remote.num_bytes_sent == lists + 1000 + 500 + 10 + 7 + 20
     assert content(remote.fetch(tmp_path / "back")) == content(second)
     assert content(remote.fetch(tmp_path / "back", "step-00000010")) == content(first)
+
+
+def test_a_run_of_the_same_name_and_size_but_other_content_is_sent(tmp_path: Path) -> None:
+    remote = RemoteCheckpoints(f"file://{tmp_path}/remote")
+    remote.send(make_checkpoint(tmp_path / "run", 10, {"00000001.rows": b"a" * 100}), keep_last=2)
+    second = make_checkpoint(tmp_path / "run", 20, {"00000001.rows": b"b" * 100})
+    remote.send(second, keep_last=2)
+    remote.wait()
+    assert content(remote.fetch(tmp_path / "back")) == content(second)
 
 
 def test_old_copies_are_deleted_but_the_best_stays(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,8 +76,15 @@ class CheckpointDirectory:
         steps = self.steps()
         return self.at(steps[-1]) if steps else None
 
-    def commit(self, manifest: CheckpointManifest, files: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    def commit(
+        self,
+        manifest: CheckpointManifest,
+        files: Mapping[str, Mapping[str, Tensor]],
+        write_more: Callable[[Path], None] | None = None,
+    ) -> Path:
         """Write a checkpoint: ``files`` maps file names to their arrays; ``manifest.files`` is filled in.
+
+        write_more: puts files of its own into the directory and makes them durable; they are not in ``manifest.files``.
 
         Raises StorageError, leaving every earlier checkpoint as it was.
         """
@@ -86,6 +93,8 @@ class CheckpointDirectory:
         try:
             _delete(temporary)
             temporary.mkdir()
+            if write_more is not None:
+                write_more(temporary)
             infos = tuple(write_arrays(temporary, file, arrays) for file, arrays in files.items())
             replace(manifest, files=infos).save(temporary / MANIFEST_FILE)
             for directory in {(temporary / info.file).parent for info in infos} | {temporary}:

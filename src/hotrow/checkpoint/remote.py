@@ -2,12 +2,13 @@
 
 The place is any URL that fsspec knows (``s3://bucket/run``, ``gs://``, ``file:///mnt/nfs/run``). A copy of a checkpoint
 is a directory of the same name with the same files; its manifest is written last, so a directory without one is not
-a checkpoint. Files that an earlier copy has under the same name and size below ``rows/runs`` are copied there, not
-sent again: run files never change.
+a checkpoint. Run files (rows on SSD) that the last copy has as well are copied there, not sent again: they never
+change, and ``rows.json`` has a checksum of each.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -17,8 +18,8 @@ from typing import Any
 from hotrow.checkpoint.manifest import MANIFEST_FILE
 from hotrow.errors import ConfigError, FormatError, StorageError
 
-IMMUTABLE = PurePosixPath("rows/runs")
-"""Files below this never change under their name."""
+ROWS_FILE = "rows/rows.json"
+"""Names the run files of a checkpoint with rows on SSD."""
 
 
 class RemoteCheckpoints:
@@ -113,31 +114,29 @@ class RemoteCheckpoints:
 
     def _copy_files(self, checkpoint: Path) -> None:
         target = f"{self._root}/{checkpoint.name}"
-        there = self._immutable_files()
+        there = self._same_runs(checkpoint)
         for path, name in _files_below(checkpoint):
             if name == MANIFEST_FILE:
                 continue
-            size = path.stat().st_size
-            known = there.get((PurePosixPath(name).name, size)) if _is_immutable(name) else None
             self._files.makedirs(str(PurePosixPath(f"{target}/{name}").parent), exist_ok=True)
-            if known is not None:
-                self._files.cp_file(known, f"{target}/{name}")
+            if name in there:
+                self._files.cp_file(there[name], f"{target}/{name}")
             else:
                 self._files.put_file(str(path), f"{target}/{name}")
-                self.num_bytes_sent += size
+                self.num_bytes_sent += path.stat().st_size
         self._files.put_file(str(checkpoint / MANIFEST_FILE), f"{target}/{MANIFEST_FILE}")
 
-    def _immutable_files(self) -> dict[tuple[str, int], str]:
-        """Run files that are there: (name, bytes) → path."""
+    def _same_runs(self, checkpoint: Path) -> dict[str, str]:
+        """Run files of a checkpoint that the last copy has with the same checksum: name → path there."""
         names = self.names()
-        if not names:
+        if not names or not (checkpoint / ROWS_FILE).is_file():
             return {}
-        directory = f"{self._root}/{names[-1]}/{IMMUTABLE}"
-        try:
-            entries = self._files.ls(directory, detail=True)
-        except FileNotFoundError:
+        last = f"{self._root}/{names[-1]}"
+        if not self._files.exists(f"{last}/{ROWS_FILE}"):
             return {}
-        return {(PurePosixPath(e["name"]).name, e["size"]): e["name"] for e in entries}
+        runs = _runs((checkpoint / ROWS_FILE).read_bytes())
+        known = _runs(self._files.cat_file(f"{last}/{ROWS_FILE}"))
+        return {name: f"{last}/{name}" for name, run in runs.items() if known.get(name) == run}
 
     def _prune(self, keep_last: int, keep: tuple[str, ...]) -> None:
         names = self.names()
@@ -157,8 +156,9 @@ def _open(url: str) -> tuple[Any, str]:
     return files, str(root).rstrip("/")
 
 
-def _is_immutable(name: str) -> bool:
-    return IMMUTABLE in PurePosixPath(name).parents
+def _runs(text: bytes) -> dict[str, dict[str, Any]]:
+    """Run files that a rows.json names, with what it says of each."""
+    return {f"rows/{run['sequence']:08d}.rows": run for run in json.loads(text)["runs"]}
 
 
 def _files_below(directory: Path) -> Iterator[tuple[Path, str]]:

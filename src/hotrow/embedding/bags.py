@@ -38,7 +38,8 @@ class EmbeddingBagCollection(Collection):
     gradient (with the rows as they are when the backward runs). device: CPU. plan: where rows live, in DRAM or on
     SSD behind a cache in DRAM; the numbers are the same. optimizer: None makes rows ordinary parameters with sparse
     gradients, for accumulation, clipping or any torch optimizer. storage_dir: where rows on ssd and commits live; one
-    that has commits is opened at the last one. seed: initial values are functions of (seed, table name, row id).
+    that has commits is opened at the last one, or at ``from_commit``, a commit's directory anywhere. seed: initial
+    values are functions of (seed, table name, row id).
 
     Raises ConfigError for tables, plan, device or seed that cannot be run; ``forward`` raises DataError for a missing
     feature or lengths that do not add up, IdOutOfRange for an id outside its table (rows stay as they were).
@@ -56,6 +57,7 @@ class EmbeddingBagCollection(Collection):
         optimizer: Optimizer | None = DEFAULT_OPTIMIZER,
         storage_dir: str | Path | None = None,
         seed: int = 0,
+        from_commit: str | Path | None = None,
     ) -> None:
         check_kind(tables, EmbeddingBagConfig, "EmbeddingBagCollection")
         check_tables(tables)
@@ -66,7 +68,7 @@ class EmbeddingBagCollection(Collection):
                 )
         check_device(device)
         check_plan(tables, plan, storage_dir)
-        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir))
+        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
         self._is_weighted = is_weighted
         self._configs = list(tables)
 

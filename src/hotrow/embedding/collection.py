@@ -73,6 +73,13 @@ class Collection(TableModule):
         """
         return self._store.commit(name)
 
+    def commit_into(self, directory: str | Path) -> None:
+        """The files of a commit in ``directory``, which exists; for a checkpoint that renames it when it is whole.
+
+        Synced, but for the directory's own name. ``from_commit=`` opens it. Raises as ``commit``.
+        """
+        self._store.commit_into(Path(directory))
+
     def close(self) -> None:
         super().close()
         self._tables()._modules.clear()

@@ -248,6 +248,13 @@ class TableModule(nn.Module):
         with torch.no_grad():
             self._store.load_arrays(arrays)
 
+    def load_table(self, table: str, arrays: Mapping[str, Tensor]) -> None:
+        """Copy in all arrays of one table: ``weight`` and state. Raises ConfigError naming what does not fit."""
+        if table not in [config.name for config in self._store.tables]:
+            raise ConfigError(f"no table {table!r}; tables are {[c.name for c in self._store.tables]}")
+        with torch.no_grad():
+            self._store.load_table(table, arrays)
+
     def random_state(self) -> dict[str, int]:
         """``seed`` and ``step``: what random numbers (and Adam's bias correction) depend on besides table and row."""
         return {"seed": self._store.seed, "step": self._store.step}

@@ -30,9 +30,17 @@ def make_store(
     seed: int,
     plan: Plan | None,
     storage_dir: str | Path | None,
+    from_commit: str | Path | None = None,
 ) -> TableStore:
-    """The rows of a collection: in memory without a storage_dir, else in that directory, new or as last committed."""
+    """The rows of a collection: in memory without a storage_dir, else in that directory.
+
+    They are new, or as last committed there, or those of ``from_commit``.
+    """
     if storage_dir is None:
+        if from_commit is not None:
+            raise ConfigError(
+                f"from_commit={str(from_commit)!r}: its rows need a storage_dir to be opened in"
+            )
         return TableStore(tables, optimizer, seed)
     check_trainable(tables, optimizer)
     if optimizer is None:
@@ -44,7 +52,7 @@ def make_store(
     directory = RowsDirectory(storage_dir)
     with ExitStack() as undo:
         undo.callback(directory.close)
-        last = directory.last()
+        last = directory.last() if from_commit is None else directory.load(Path(from_commit))
         if last is not None:
             _check_same(last[0], last[1], layout, optimizer, seed)
         store = _open(tables, optimizer, seed, layout, buffers, directory, last)

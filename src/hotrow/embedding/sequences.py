@@ -43,12 +43,13 @@ class EmbeddingCollection(Collection):
         optimizer: Optimizer | None = DEFAULT_OPTIMIZER,
         storage_dir: str | Path | None = None,
         seed: int = 0,
+        from_commit: str | Path | None = None,
     ) -> None:
         check_kind(tables, EmbeddingConfig, "EmbeddingCollection")
         check_tables(tables)
         check_device(device)
         check_plan(tables, plan, storage_dir)
-        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir))
+        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
         self._need_indices = need_indices
         self._configs = list(tables)
 

@@ -209,6 +209,12 @@ class TableStore:
             f"commit {name!r}: this collection is in memory; build it with storage_dir=, or save row_arrays()"
         )
 
+    def commit_into(self, directory: Path) -> None:
+        """Raise ConfigError: rows in memory are saved as arrays."""
+        raise ConfigError(
+            f"commit into {directory}: this collection is in memory; build it with storage_dir=, or save row_arrays()"
+        )
+
     def arrays(self) -> dict[str, Tensor]:
         """Rows and state by name: ``<table>.weight``, ``<table>.<state>``. The tensors are the arenas themselves."""
         found: dict[str, Tensor] = {}
@@ -224,6 +230,14 @@ class TableStore:
         for name, array in arrays.items():
             if array.data_ptr() != own[name].data_ptr():
                 own[name].copy_(array)
+
+    def load_table(self, table: str, arrays: Mapping[str, Tensor]) -> None:
+        """As ``load_arrays`` for one table, its arrays named without it."""
+        own = {name: a for name, a in self.arrays().items() if name.rpartition(".")[0] == table}
+        found = {f"{table}.{name}": array for name, array in arrays.items()}
+        check_arrays(found, {name: (array.dtype, list(array.shape)) for name, array in own.items()})
+        for name, array in found.items():
+            own[name].copy_(array)
 
     def state_arrays(self) -> dict[str, dict[str, Tensor]]:
         """Optimizer state: table → name → array, the arrays themselves."""

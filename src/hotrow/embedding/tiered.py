@@ -19,7 +19,7 @@ from hotrow.errors import ConfigError, HotrowError, IdOutOfRange
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
-from hotrow.storage import Cache, CommitManifest, Lease, RowsDirectory, TieredRows
+from hotrow.storage import MANIFEST_FILE, Cache, CommitManifest, Lease, RowsDirectory, TieredRows
 from hotrow.tracing import Tracer
 
 _CHUNK_BYTES = 32 << 20
@@ -187,6 +187,11 @@ class TieredStore(TableStore):
             if wanted:
                 self.write_table(index, wanted)
 
+    def load_table(self, table: str, arrays: Mapping[str, Tensor]) -> None:
+        expected = {n: spec for n, spec in self._expected().items() if n.rpartition(".")[0] == table}
+        check_arrays({f"{table}.{name}": array for name, array in arrays.items()}, expected)
+        self.write_table([config.name for config in self.tables].index(table), arrays)
+
     def load_state(self, arrays: Mapping[str, Tensor]) -> None:
         self.load_arrays(arrays, [name for name in self._expected() if not name.endswith(".weight")])
 
@@ -203,6 +208,12 @@ class TieredStore(TableStore):
             return self.manifest(number)
 
         return self.directory.commit(name, write)
+
+    def commit_into(self, directory: Path) -> None:
+        """The files of a commit in an existing directory, durable but for the directory's own name."""
+        _ = self.group
+        self.tiers.commit(directory)
+        self.manifest(1).save(directory / MANIFEST_FILE)
 
     def manifest(self, number: int) -> CommitManifest:
         assert self.optimizer is not None

@@ -8,7 +8,7 @@ from hotrow.storage.budget import (
     capacity_for,
     slots_within,
 )
-from hotrow.storage.commits import CommitManifest, RowsDirectory
+from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_native_store
 from hotrow.storage.tiered import Lease, TieredRows
@@ -16,6 +16,7 @@ from hotrow.storage.tiered import Lease, TieredRows
 __all__ = [
     "CACHE_SLOT_BYTES",
     "INDEX_ROW_BYTES",
+    "MANIFEST_FILE",
     "ROW_ID_BYTES",
     "Buffers",
     "Cache",

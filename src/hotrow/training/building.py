@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hotrow.checkpoint import TableEntry
-from hotrow.core import EmbeddingBagConfig, PoolingType
+from hotrow.core import EmbeddingBagConfig, Plan, PoolingType
 from hotrow.data import DatasetManifest, FeatureInfo
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
@@ -95,6 +96,12 @@ class Model:
     embeddings: EmbeddingBagCollection
     dense: nn.Module
     optimizer: torch.optim.Optimizer
+    plan: Plan | None = None
+
+    @property
+    def is_tiered(self) -> bool:
+        """Whether rows may be on SSD: checkpoints then have run files instead of arrays."""
+        return self.plan is not None
 
     def predict(self, batch: Batch) -> Tensor:
         """Logits [B, num_labels] of a batch."""
@@ -115,10 +122,22 @@ class Model:
             group["lr"] = self.config.dense_optimizer.lr * factor
 
 
-def build(config: RunConfig, columns: Columns, *, for_training: bool = True) -> Model:
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model's rows go: by ``plan``, on SSD in ``storage_dir``, as they were in ``from_commit`` if given."""
+
+    plan: Plan
+    storage_dir: Path
+    from_commit: Path | None = None
+
+
+def build(
+    config: RunConfig, columns: Columns, *, for_training: bool = True, placement: Placement | None = None
+) -> Model:
     """Tables, rows, dense part and optimizer, initialised by ``config.seed``.
 
-    for_training: False leaves the optimizer's state of the rows out of memory; such a model must not be trained.
+    for_training: False leaves the optimizer's state of rows in memory out; such a model must not be trained.
+    placement: None for all rows in memory.
     """
     tables = build_tables(columns.features, config.embeddings)
     dense = build_model(
@@ -128,14 +147,28 @@ def build(config: RunConfig, columns: Columns, *, for_training: bool = True) -> 
         num_labels=len(columns.label_names),
         seed=config.seed,
     )
-    embeddings = EmbeddingBagCollection(
-        tables, optimizer=config.sparse_optimizer.build() if for_training else SGD(lr=0.0), seed=config.seed
-    )
     return Model(
         config=config,
         columns=columns,
         tables=tables,
-        embeddings=embeddings,
+        embeddings=_build_rows(config, tables, for_training, placement),
         dense=dense,
         optimizer=build_dense_optimizer(config.dense_optimizer, dense),
+        plan=None if placement is None else placement.plan,
+    )
+
+
+def _build_rows(
+    config: RunConfig, tables: list[EmbeddingBagConfig], for_training: bool, placement: Placement | None
+) -> EmbeddingBagCollection:
+    if placement is None:
+        optimizer = config.sparse_optimizer.build() if for_training else SGD(lr=0.0)
+        return EmbeddingBagCollection(tables, optimizer=optimizer, seed=config.seed)
+    return EmbeddingBagCollection(
+        tables,
+        plan=placement.plan,
+        optimizer=config.sparse_optimizer.build(),
+        storage_dir=placement.storage_dir,
+        seed=config.seed,
+        from_commit=placement.from_commit,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hotrow.config import Range
-from hotrow.core import DataType
+from hotrow.core import DataType, EmbeddingConfig, Plan
 from hotrow.errors import ConfigError
 from hotrow.models import DCNv2Config, DLRMConfig
 from hotrow.optim import OPTIMIZERS, Optimizer
@@ -63,6 +64,38 @@ class EmbeddingsConfig:
 
     def row_type(self) -> DataType:
         return DataType(self.data_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """Where the rows live. No trained number depends on it, so it may change when a run is resumed.
+
+    plan: a plan's file. dram: instead of a plan, the bytes that all tables together may take of DRAM ("1GiB"), each the
+    same share, the rest on SSD behind caches of ``policy``. Neither: every row in memory. dir: for the rows on SSD, on
+    the file system of the run's checkpoints; by default ``rows`` in the run's directory. look_ahead: batches whose rows
+    are asked for before they are trained.
+    """
+
+    plan: str | None = None
+    dram: str | None = None
+    policy: Literal["lru", "wtinylfu", "generation", "pinned", "none"] = "lru"
+    dir: str | None = None
+    look_ahead: Annotated[int, Range(ge=0)] = 2
+
+    def __post_init__(self) -> None:
+        if self.plan is not None and self.dram is not None:
+            raise ConfigError(f"plan = {self.plan!r} and dram = {self.dram!r}: give one of them")
+
+    @property
+    def is_tiered(self) -> bool:
+        """Whether rows may be on SSD."""
+        return self.plan is not None or self.dram is not None
+
+    def make_plan(self, tables: Sequence[EmbeddingConfig], optimizer: Optimizer) -> Plan | None:
+        """The plan for these tables; None for all in memory. Raises ConfigError, FormatError, PlanInfeasible."""
+        if self.plan is not None:
+            return Plan.load(self.plan)
+        return None if self.dram is None else Plan.within(tables, self.dram, optimizer, self.policy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +204,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: DLRMConfig | DCNv2Config = field(default_factory=DLRMConfig)
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     sparse_optimizer: SparseOptimizerConfig = field(default_factory=SparseOptimizerConfig)
     dense_optimizer: DenseOptimizerConfig = field(default_factory=DenseOptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -188,6 +222,7 @@ FREE_KEYS = (
     "evaluation.batch_size",
     "evaluation.max_samples",
     "checkpoint.",
+    "storage.",
     "training.tensorboard",
 )
 """Keys that may change when a run is resumed: no trained number depends on them, nor which checkpoint is the best."""

@@ -13,23 +13,40 @@ from hotrow.checkpoint import ArrayReader, CheckpointManifest, differences, veri
 from hotrow.config import to_dict
 from hotrow.document import take
 from hotrow.errors import FormatError
+from hotrow.storage import MANIFEST_FILE as ROWS_MANIFEST
 from hotrow.training.building import Columns, Model
 from hotrow.training.config import FREE_KEYS, RunConfig
 from hotrow.training.optimization import load_optimizer_arrays, optimizer_arrays
 
 DENSE_FILE = "dense.safetensors"
+ROWS_DIRECTORY = "rows"
 _RANDOM = "random.torch"
 
 
 def arrays_of(model: Model) -> dict[str, Mapping[str, Tensor]]:
-    """File name → arrays: one file of rows and state per table, one for everything else. Rows are not copied."""
+    """File name → arrays: one file of rows and state per table, one for everything else. Rows are not copied.
+
+    A model with rows on SSD has its rows in run files, see ``commit_rows``.
+    """
     files: dict[str, Mapping[str, Tensor]] = {
-        _rows_file(table): arrays for table, arrays in _rows_by_table(model).items()
+        _rows_file(table): arrays for table, arrays in _rows_in_memory(model).items()
     }
     dense = {f"model.{name}": value for name, value in model.dense.state_dict().items()}
     dense |= optimizer_arrays(model.optimizer, model.dense)
     files[DENSE_FILE] = dense | {_RANDOM: torch.get_rng_state()}
     return files
+
+
+def commit_rows(model: Model, directory: Path) -> None:
+    """The rows of a model with rows on SSD, as a commit in ``directory/rows``: hard links to run files."""
+    (directory / ROWS_DIRECTORY).mkdir()
+    model.embeddings.commit_into(directory / ROWS_DIRECTORY)
+
+
+def rows_commit(checkpoint: Path) -> Path | None:
+    """The commit of rows on SSD in a checkpoint; None if its rows are arrays."""
+    directory = checkpoint / ROWS_DIRECTORY
+    return directory if (directory / ROWS_MANIFEST).is_file() else None
 
 
 def make_manifest(
@@ -49,6 +66,7 @@ def make_manifest(
         dataset=model.columns.to_json(),
         tables=model.table_entries(),
         files=(),
+        plan=model.plan,
         random={
             "embeddings": model.embeddings.random_state(),
             "torch": f"{DENSE_FILE}:{_RANDOM}",
@@ -67,7 +85,9 @@ def load_arrays(model: Model, directory: Path, manifest: CheckpointManifest, *, 
     """
     for info in manifest.files:
         verify_file(directory, info)
-    for table, arrays in _rows_by_table(model).items():
+    if model.is_tiered and rows_commit(directory) is None:
+        _import_rows(model, directory)
+    for table, arrays in _rows_in_memory(model).items():
         with ArrayReader(directory / _rows_file(table)) as reader:
             for name, target in arrays.items():
                 if for_training or name == "weight":
@@ -82,6 +102,13 @@ def load_arrays(model: Model, directory: Path, manifest: CheckpointManifest, *, 
             model.embeddings.load_random_state(
                 take(manifest.random, "embeddings", dict, f"{directory}: random")
             )
+
+
+def _import_rows(model: Model, directory: Path) -> None:
+    """Write a checkpoint's arrays into a model with rows on SSD, one table in memory at a time."""
+    for table in model.tables:
+        with ArrayReader(directory / _rows_file(table.name)) as reader:
+            model.embeddings.load_table(table.name, {name: reader.read(name) for name in reader.arrays})
 
 
 def check_resumable(manifest: CheckpointManifest, path: Path, config: RunConfig, columns: Columns) -> None:
@@ -135,8 +162,10 @@ def check_usable(manifest: CheckpointManifest, path: Path, columns: Columns) -> 
         )
 
 
-def _rows_by_table(model: Model) -> dict[str, dict[str, Tensor]]:
-    """Table → ``weight`` and the optimizer's state, the tensors being the rows themselves."""
+def _rows_in_memory(model: Model) -> dict[str, dict[str, Tensor]]:
+    """Table → ``weight`` and the optimizer's state, the tensors being the rows themselves; none if they are on SSD."""
+    if model.is_tiered:
+        return {}
     tables: dict[str, dict[str, Tensor]] = {}
     for name, array in model.embeddings.row_arrays().items():
         table, _, part = name.rpartition(".")

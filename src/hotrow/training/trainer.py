@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, RemoteCheckpoints, open_checkpoint
+from hotrow.core import Plan
 from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch
 from hotrow.tracing import Tracer
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
-from hotrow.training.building import Columns, build
+from hotrow.training.building import Columns, Placement, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
 from hotrow.training.faults import bad_loss
 from hotrow.training.history import History
 from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence
-from hotrow.training.saving import arrays_of, check_resumable, load_arrays, make_manifest
+from hotrow.training.saving import (
+    arrays_of,
+    check_resumable,
+    commit_rows,
+    load_arrays,
+    make_manifest,
+    rows_commit,
+)
 from hotrow.training.synthetic import SyntheticLoader
 from hotrow.training.window import Window
 
@@ -114,7 +123,7 @@ class Trainer:
         if (
             not resume
         ):  # before the directory is made: a configuration that cannot be built leaves nothing behind
-            self.model = build(self.config, self.columns)
+            self._build()
         checkpoints = CheckpointDirectory(self.run_dir / CHECKPOINTS)
         checkpoints.lock()
         try:
@@ -178,7 +187,7 @@ class Trainer:
         if latest is None and self.remote is not None and self.remote.names():
             latest = self.remote.fetch(checkpoints.path)
         if latest is None:
-            self.model = build(self.config, self.columns)
+            self._build()
             return
         directory, manifest = open_checkpoint(latest)
         check_resumable(manifest, directory, self.config, self.columns)
@@ -187,8 +196,22 @@ class Trainer:
                 f"{directory}: has made {manifest.step} steps already, the run is to have {self.num_steps}; "
                 "resume with at least as many"
             )
-        self.model = build(self.config, self.columns)
+        self._build(directory)
         self._restore(directory, manifest, loader)
+
+    def _build(self, checkpoint: Path | None = None) -> None:
+        """The model, its rows where the configuration says, on SSD as they were in ``checkpoint`` if given."""
+        self.model = build(self.config, self.columns, placement=self._placement(checkpoint))
+        self.model.embeddings.trace(self.tracer)
+
+    def _placement(self, checkpoint: Path | None) -> Placement | None:
+        config, commit = self.config, None if checkpoint is None else rows_commit(checkpoint)
+        if not config.storage.is_tiered and commit is None:
+            return None
+        tables = build_tables(self.columns.features, config.embeddings)
+        plan = config.storage.make_plan(tables, config.sparse_optimizer.build())
+        directory = Path(config.storage.dir) if config.storage.dir else self.run_dir / "rows"
+        return Placement(plan=plan or Plan.in_memory(tables), storage_dir=directory, from_commit=commit)
 
     def _restore(self, directory: Path, manifest: CheckpointManifest, loader: AnyLoader) -> None:
         if self.config.training.threads is None:
@@ -204,7 +227,9 @@ class Trainer:
 
     def _window(self, loader: AnyLoader) -> Window:
         """The batches to come, from the loader's position on."""
-        return Window(endless(loader), loader.state_dict, None, 0, self.tracer)
+        embeddings, size = self.model.embeddings, self.config.storage.look_ahead
+        prefetch = embeddings.prefetch if self.model.is_tiered else None
+        return Window(endless(loader), loader.state_dict, prefetch, size, self.tracer)
 
     def _run_steps(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> None:
         config, state = self.config, self.state
@@ -315,7 +340,8 @@ class Trainer:
             metrics=state.metrics,
         )
         with self.tracer.span("commit"):
-            path = checkpoints.commit(manifest, arrays_of(self.model))
+            write_rows = partial(commit_rows, self.model) if self.model.is_tiered else None
+            path = checkpoints.commit(manifest, arrays_of(self.model), write_rows)
         keep = (state.best_step,) if config.keep_best and state.best_step is not None else ()
         if self.remote is not None:
             kept = tuple(checkpoints.at(step).name for step in keep)
