@@ -142,11 +142,15 @@ void copy_file(const std::string& from, const std::string& to) {
 class FileLock final : public Lock {
  public:
   explicit FileLock(Fd fd) : fd_(std::move(fd)) {}
-  // By name and not only by closing: a child process may have inherited the open file.
-  ~FileLock() override { flock(fd_.get(), LOCK_UN); }
+  // A child process inherits the open file, and with it the lock: closing it here would leave the lock to the child,
+  // and unlocking it there would take it from us.
+  ~FileLock() override {
+    if (pid_ == getpid()) flock(fd_.get(), LOCK_UN);
+  }
 
  private:
   const Fd fd_;
+  const pid_t pid_ = getpid();
 };
 
 std::string holder(int fd) {

@@ -250,6 +250,7 @@ void test_lock(FileSystem& files) {
   const pid_t child = fork();
   if (child == 0) {
     try {
+      lock.reset();  // not the child's to give back
       files.lock(scratch / "lock");
     } catch (const IoError& error) {
       _exit(std::string(error.what()).find("held by process ") != std::string::npos ? 0 : 2);
