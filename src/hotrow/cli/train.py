@@ -28,6 +28,10 @@ def command(
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint, exactly.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Train this many steps instead of whole epochs.")] = None,
+    dram: Annotated[
+        str | None, typer.Option(help="DRAM for rows and their state, as 1GiB; the rest of them live on SSD.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan's file that says where rows live.")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write what ran when as a trace for ui.perfetto.dev.")
     ] = None,
@@ -43,7 +47,8 @@ def command(
       hotrow prepare complete-journey --out data/cj
       hotrow train complete-journey --data data/cj --out runs/cj --set training.batch_size=4096
     """
-    overrides = [*(set_ or []), *([f"training.steps={steps}"] if steps is not None else [])]
+    short = {"training.steps": steps, "storage.dram": dram, "storage.plan": plan}
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
     config = load_config(recipe, overrides)
     data_dir = data or (Path(config.data.dir) if config.data.dir else None)
     if config.data.synthetic is not None:
