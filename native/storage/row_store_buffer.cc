@@ -27,7 +27,7 @@ WriteBuffer::WriteBuffer(const std::vector<TableLayout>& tables, int64_t bytes) 
                                 std::to_string(*largest) + " bytes; give it more");
   }
   max_entries_ = static_cast<size_t>(bytes / (*smallest + kEntryBytes + kSlotBytes));
-  slots_.resize(std::bit_ceil(max_entries_ + max_entries_ / 2));
+  slots_.resize(std::bit_ceil(max_entries_ + max_entries_ / 2 + 1));  // one is always free: searches end there
   capacity_ = std::max(bytes - static_cast<int64_t>(slots_.size() * sizeof(uint32_t)), *largest + kEntryBytes);
   entries_.reserve(max_entries_);
   records_.reset(new std::byte[static_cast<size_t>(capacity_)]);  // memory is taken as it is touched

@@ -151,6 +151,21 @@ void check_full_disk() {
   check_all(committed, oracle);
 }
 
+/// Halves that hold one record or two.
+void check_smallest_buffers() {
+  const std::vector<TableLayout> tables{{"wide", 40, 5000, "identity", "{}"}};
+  for (const int64_t buffer_bytes : {2 * (5000 + 44), 20000, 25000}) {
+    const Scratch scratch("row_store_test");
+    RowStore store(RowLog::create(scratch / "log", tables, options_with(plain_files())), buffer_bytes);
+    Oracle oracle;
+    Batch batch(tables, 1);
+    batch.add(0, {0, 3, 4, 5, 30});
+    store.write_back(batch.sections());
+    batch.note(oracle);
+    check_all(store, oracle);
+  }
+}
+
 void check_second_store_refused() {
   const Scratch scratch("row_store_test");
   const auto log = RowLog::create(scratch / "log", some_tables(), options_with(plain_files()));
@@ -170,6 +185,7 @@ int main() {
   check_model(0);
   check_model(1 << 20);
   check_model(64 << 10);
+  check_smallest_buffers();
   check_threads();
   check_full_disk();
   check_second_store_refused();
