@@ -41,3 +41,10 @@ native-test-arm:
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native/tests/aarch64.cmake
 	$(CMAKE) --build $(NATIVE_BUILD)/arm -j $(NATIVE_JOBS)
 	ctest --test-dir $(NATIVE_BUILD)/arm --output-on-failure -E pool_test
+
+# The store killed 200 times at random instants, and checked after each (the suite does it 20 times).
+.PHONY: torture
+torture:
+	$(CMAKE) -S native -B $(NATIVE_BUILD)/test -DCMAKE_BUILD_TYPE=Release
+	$(CMAKE) --build $(NATIVE_BUILD)/test -j $(NATIVE_JOBS) --target torture
+	cd $(NATIVE_BUILD)/test && tests/torture 200
