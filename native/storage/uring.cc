@@ -131,6 +131,8 @@ void Uring::reap(std::vector<Completion>& completions) {
 
 namespace {
 
+constexpr std::chrono::seconds kPatience{60};  // with a ring of another call
+
 class UringChannels final : public Channels, public std::enable_shared_from_this<UringChannels> {
  public:
   explicit UringChannels(int depth) : depth_(depth) { free_.push_back(std::make_unique<Uring>(depth)); }
@@ -144,8 +146,8 @@ class UringChannels final : public Channels, public std::enable_shared_from_this
       try {
         free_.push_back(std::make_unique<Uring>(depth_));
       } catch (const std::system_error&) {  // locked memory or open files are used up: share what there is
-        if (num_taken_ == 0) throw;
-        returned_.wait(lock, [this] { return !free_.empty(); });
+        const auto returned = [this] { return !free_.empty(); };
+        if (num_taken_ == 0 || !returned_.wait_for(lock, kPatience, returned)) throw;
       }
     }
     std::unique_ptr<Uring> ring = std::move(free_.back());

@@ -1,6 +1,7 @@
 // Files of the row store: many transfers at once, short ones, refused ones, and what a power cut leaves.
 #include "hotrow/storage/file.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -147,6 +148,26 @@ void test_threads(FileSystem& files) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+/// Callers share what rings there are when no more can be opened.
+void test_threads_without_descriptors(FileSystem& files) {
+  const Scratch scratch;
+  const AlignedBuffer content = random_bytes(64 * kPage, 33);
+  const auto file = make_file(files, scratch / "a", content);
+  rlimit before{};
+  CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+  const int next = dup(0);
+  CHECK(next > 0 && close(next) == 0);
+  const rlimit none{static_cast<rlim_t>(next), before.rlim_max};
+  CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  CHECK(error_of([&] { files.open(scratch / "a"); }) == EMFILE);
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 6; ++t) {
+    threads.emplace_back([&, t] { read_pages(*file, content, 400, t); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
 }
 
 void test_truncated(FileSystem& files) {
@@ -494,6 +515,7 @@ void test_power_cut_keeps_what_is_synced(Backend backend) {
 
 void test_backend(Backend backend, int depth) {
   const auto files = make_file_system(backend, depth);
+  test_threads_without_descriptors(*files);
   test_many_extents(*files);
   test_many_writes(*files);
   test_beyond_4_gib(*files);
