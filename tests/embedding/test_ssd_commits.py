@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
+import weakref
 
 import pytest
 import torch
@@ -222,7 +225,12 @@ def test_a_collection_that_is_dropped_lets_its_directory_go(tmp_path):
     ssd = opened(tmp_path)
     ticket = ssd.prefetch(batches(TABLES, 1)[0])
     train(ssd, [ticket])
+    directory = weakref.ref(ssd._store.directory)
     del ssd, ticket
+    end = time.monotonic() + 20
+    while directory() is not None:  # look-ahead's thread may still be looking at the last ticket
+        assert time.monotonic() < end
+        gc.collect()
     opened(tmp_path).close()
 
 

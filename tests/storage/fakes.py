@@ -23,6 +23,7 @@ class LruCache:
         self.open = {}
         self.next = 0
         self.taken = None
+        self.announced, self.next_announcement = [], 0
 
     def distinct(self, ids, splits):
         found = [{} for _ in self.tables]
@@ -74,6 +75,15 @@ class LruCache:
                 backs.append((table, victim, self.free[table][-1]))
         slots[place] = self.free[table].pop()
         return slots[place]
+
+    def announce(self, ids, splits):
+        self.distinct(ids, splits)
+        self.announced.append(self.next_announcement)
+        self.next_announcement += 1
+        return self.announced[-1]
+
+    def withdraw(self, announcement):
+        self.announced.remove(announcement)
 
     def release(self, number, dirty):
         for table, places in enumerate(self.open.pop(number)):

@@ -135,7 +135,22 @@ def test_look_ahead_waits_for_room_and_goes_on():
         assert torch.equal(rows_of(tiers, lease)[0], initial(TABLES[0], range(4 * n, 4 * n + 4)))
         lease.release(dirty=False)
     assert tiers.num_taken_back == 0
+    assert tiers._cache.next_announcement >= 4
+    tiers._end_leases()
+    assert tiers._cache.announced == []
     tiers.close()
+
+
+def test_a_dropped_lease_that_waited_is_announced_no_more():
+    tiers = make_tiers()
+    leases = [lease_of(tiers, range(n, n + 4)) for n in range(0, 16, 4)]
+    for lease in leases:
+        tiers.prefetch(lease)
+    wait_until(lambda: leases[3].announcement is not None)
+    assert len(tiers._cache.announced) == 2
+    del leases[2:], lease
+    tiers._end_leases()
+    assert tiers._cache.announced == []
 
 
 def test_errors_of_the_background_and_of_the_foreground():
@@ -230,7 +245,8 @@ def wait_until(condition, seconds=20.0):
 class Preparer:
     def __init__(self):
         self.room, self.done = 0, []
-        self.look_ahead = LookAhead(self.prepare)
+        self.announced = []
+        self.look_ahead = LookAhead(self.prepare, self.announce)
 
     def prepare(self, item):
         if not self.room:
@@ -238,6 +254,9 @@ class Preparer:
         self.room -= 1
         self.done.append(item.number)
         return True
+
+    def announce(self, item):
+        self.announced.append(item.number)
 
 
 class Item:
@@ -251,11 +270,13 @@ def test_items_are_prepared_in_order_as_room_comes_and_dropped_ones_are_skipped(
     for item in items:
         preparer.look_ahead.submit(item)
     del item, items[1]
+    wait_until(lambda: {0, 2, 3, 4} <= set(preparer.announced))
     for room in (1, 2):
         preparer.room = room
         preparer.look_ahead.poke()
         wait_until(lambda: preparer.room == 0)
     assert preparer.done == [0, 2, 3]
+    assert len(set(preparer.announced)) == len(preparer.announced)
     preparer.look_ahead.stop()
     preparer.look_ahead.stop()
 

@@ -66,6 +66,12 @@ class Cache(Protocol):
         Raises IndexError, having changed nothing, for an id outside its table.
         """
 
+    def announce(self, ids: Tensor, splits: Sequence[int]) -> int:
+        """A batch comes later: rows it wants leave last, until ``withdraw``. Raises as ``reserve``."""
+
+    def withdraw(self, announcement: int) -> None:
+        """The announced batch was reserved, or does not come."""
+
     def release(self, number: int, dirty: bool) -> None:
         """Unpin; if dirty, the rows are newer than any copy elsewhere from now on."""
 

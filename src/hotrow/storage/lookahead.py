@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -33,22 +34,33 @@ class Turns:
 class LookAhead:
     """A daemon thread that calls ``prepare(item)`` for each item, in order, as long as somebody holds the item.
 
-    ``prepare`` returns False if there is no room now; it is called again for that item after the next ``poke``.
-    It must not raise. Neither the thread nor its queue keeps the owner of ``prepare`` alive.
+    ``prepare`` returns False if there is no room now; it is called again for that item after the next ``poke``. Items
+    that have to wait are given to ``announce``, once. Neither may raise, and neither the thread nor its queue keeps
+    their owner alive.
     """
 
-    def __init__(self, prepare: Callable[[Any], bool]) -> None:
+    def __init__(self, prepare: Callable[[Any], bool], announce: Callable[[Any], None]) -> None:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._prepare = weakref.WeakMethod(prepare)
+        self._num_submitted, self._num_done = 0, [0]
+        self._calls = weakref.WeakMethod(prepare), weakref.WeakMethod(announce)
 
     def submit(self, item: Any) -> None:
         if self._thread is None:
             self._thread = threading.Thread(
-                target=_work, args=(self._inbox, self._prepare), name="hotrow-lookahead", daemon=True
+                target=_work,
+                args=(self._inbox, self._num_done, *self._calls),
+                name="hotrow-lookahead",
+                daemon=True,
             )
             self._thread.start()
+        self._num_submitted += 1
         self._inbox.put(weakref.ref(item))
+
+    @property
+    def num_waiting(self) -> int:
+        """Items that were submitted and are not prepared yet, the one that is being prepared included."""
+        return self._num_submitted - self._num_done[0]
 
     def poke(self) -> None:
         """There may be room now. May be called from a finalizer, in any thread."""
@@ -72,8 +84,9 @@ class LookAhead:
 _STOP = object()
 
 
-def _work(inbox: SimpleQueue[Any], prepare_of: Any) -> None:
+def _work(inbox: SimpleQueue[Any], num_done: list[int], prepare_of: Any, announce_of: Any) -> None:
     waiting: deque[weakref.ref[Any]] = deque()
+    num_announced = 0  # of those that wait, the first
     while True:
         message = inbox.get()
         if message is _STOP:
@@ -85,8 +98,19 @@ def _work(inbox: SimpleQueue[Any], prepare_of: Any) -> None:
             if is_done is None:
                 return
             if not is_done:
+                for ref in islice(waiting, num_announced, None):
+                    _announce(ref, announce_of)
+                num_announced = len(waiting)
                 break
             waiting.popleft()
+            num_done[0] += 1
+            num_announced = max(0, num_announced - 1)
+
+
+def _announce(ref: weakref.ref[Any], announce_of: Any) -> None:
+    announce, item = announce_of(), ref()
+    if announce is not None and item is not None:
+        announce(item)
 
 
 def _prepare_first(waiting: deque[weakref.ref[Any]], prepare_of: Any) -> bool | None:

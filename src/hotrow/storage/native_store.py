@@ -52,6 +52,15 @@ class NativeCache:
             num_hits=found.num_hits,
         )
 
+    def announce(self, ids: Tensor, splits: Sequence[int]) -> int:
+        is_64_bit = ids.dtype is torch.int64
+        return int(
+            self._native.announce(ids.data_ptr(), is_64_bit, ids.shape[0], self._features, list(splits))
+        )
+
+    def withdraw(self, announcement: int) -> None:
+        self._native.withdraw(announcement)
+
     def release(self, number: int, dirty: bool) -> None:
         self._native.release(number, dirty)
 

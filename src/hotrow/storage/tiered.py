@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -35,9 +35,11 @@ class Lease:
 
     __slots__ = (
         "__weakref__",
+        "announcement",
         "error",
         "explain",
         "is_claimed",
+        "is_known",
         "key",
         "num_users",
         "rows",
@@ -49,9 +51,11 @@ class Lease:
     def __init__(self, rows: TieredRows, values: Tensor, splits: Sequence[int], explain: Explain) -> None:
         self.rows, self.values, self.splits, self.explain = rows, values, splits, explain
         self.key: Key | None = None
+        self.announcement: Key | None = None
         self.num_users = 0
         self.slots: Tensor | None = None
         self.error: HotrowError | None = None
+        self.is_known = False  # ahead of its use
         self.is_claimed = False  # by the one who uses it: look-ahead leaves it alone from then on
 
     @contextmanager
@@ -68,8 +72,10 @@ class Lease:
         self.rows._release(self, dirty)
 
     def __del__(self) -> None:
-        if self.key is not None:
-            self.rows._end(self.key, False)  # a finalizer takes no lock
+        if self.key is not None:  # a finalizer takes no lock
+            self.rows._end(self.key, False)
+        if self.announcement is not None:
+            self.rows._withdrawn.append(self.announcement)
 
 
 class TieredRows:
@@ -96,8 +102,9 @@ class TieredRows:
         self._turns, self._state = Turns(), threading.Lock()
         self._open: dict[Key, weakref.ref[Lease]] = {}
         self._ended: deque[tuple[Key, bool]] = deque()
+        self._withdrawn: deque[Key] = deque()
         self._generation = 0  # of the cache
-        self._look_ahead = LookAhead(self._prepare)
+        self._look_ahead = LookAhead(self._prepare, self._announce)
         self._fault: str | None = None
         self.tracer = NO_TRACE
         self.num_fetched = self.num_written_back = self.num_lookups = self.num_taken_back = 0
@@ -128,6 +135,7 @@ class TieredRows:
     def prefetch(self, lease: Lease) -> None:
         """Bring its rows in, in the background. What goes wrong there is raised when the lease is used."""
         self._check_fault()
+        lease.is_known = True
         self._look_ahead.submit(lease)
 
     # -- slots: state of leases is behind _state; the cache and all moves behind _turns, which is taken first
@@ -177,6 +185,10 @@ class TieredRows:
             if self._open.pop(key, None) is not None:
                 self._cache.release(key[1], dirty)
                 found = True
+        while self._withdrawn:
+            generation, announcement = self._withdrawn.popleft()
+            if generation == self._generation:
+                self._cache.withdraw(announcement)
         return found
 
     def _prepare(self, lease: Lease) -> bool:
@@ -190,11 +202,20 @@ class TieredRows:
                 lease.error = error
                 return True
 
+    def _announce(self, lease: Lease) -> None:
+        """Look-ahead's part for a lease that waits for room: its rows shall stay, those that are here."""
+        with self._turns.taken():
+            if lease.is_claimed or self._fault is not None:
+                return
+            with suppress(IndexError):  # it is raised when the lease is used
+                lease.announcement = (self._generation, self._cache.announce(lease.values, lease.splits))
+
     def _reserve(self, lease: Lease, is_foreground: bool) -> bool:
         """Slots for a lease and its rows in them. In the foreground others give theirs back until there is room."""
         self._check_fault()
-        while True:
+        if not lease.is_known:
             self._end_leases()
+        while True:
             try:
                 with self.tracer.span("translate"):
                     found = self._cache.reserve(lease.values, lease.splits)
@@ -202,14 +223,21 @@ class TieredRows:
                 raise lease.explain() from None
             if isinstance(found, Reservation):
                 break
-            if self._ended:
+            if self._end_leases():
                 continue
             if not is_foreground:
                 return False
             if not self._take_back(lease):
                 raise self._too_small(found)
+            self._end_leases()
+        if lease.announcement is not None:
+            self._withdrawn.append(lease.announcement)
+            lease.announcement = None
         self._bring_in(found, None if is_foreground else 1)
         self.num_lookups += lease.values.shape[0]
+        # Rows that a batch has just left may be those of another that is known: they are let go after it has them.
+        if self._look_ahead.num_waiting <= (not is_foreground) or len(self._ended) > _MAX_ENDED:
+            self._end_leases()
         with self._state:
             lease.key, lease.slots = (self._generation, found.number), found.slots
             self._open[lease.key] = weakref.ref(lease)
@@ -352,4 +380,5 @@ class TieredRows:
 
 
 _CHUNK_ROWS = 1 << 20
+_MAX_ENDED = 64
 _CLOSED = "this collection is closed; open its storage_dir again"
