@@ -6,10 +6,12 @@ Everything is done through the ``hotrow`` command, watched from outside. The ste
 2. ``hotrow prepare criteo``: peak memory at most 4 GiB, every value in a vocabulary if the log is long enough;
 3. ``hotrow train`` for a fifth of the steps, uninterrupted: the digests of its rows, state and losses;
 4. the whole run, killed by SIGKILL between two checkpoints, then ``--resume``: bit for bit the same at the step of 3;
-5. ``hotrow evaluate``: AUC on the last samples, clearly above chance and near the best.
+5. the same steps as 3 with rows and state on SSD and ``--dram`` bytes of memory for them, killed three times by SIGKILL:
+   losses, rows, state and dense part bit for bit those of 3;
+6. ``hotrow evaluate``: AUC on the last samples, clearly above chance and near the best.
 
-    python benchmarks/acceptance.py                     the real size: about 20 M lines, 34 M rows of 64, 40 GB of disk
-    python benchmarks/acceptance.py --rows 200000 --dim 16    a small one, in a minute or two
+    python benchmarks/acceptance.py                     the real size: about 20 M lines, 34 M rows of 64, 60 GB of disk
+    python benchmarks/acceptance.py --rows 200000 --dim 16 --dram 40MiB    a small one, in minutes
 
 Prints the result as JSON; ``--result DIR`` writes it there as JSON and Markdown, dated. Exits 1 if a check fails.
 """
@@ -29,10 +31,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hotrow.bench import machine_block
-from hotrow.checkpoint import open_checkpoint
+from hotrow.checkpoint import ArrayReader, open_checkpoint
 from hotrow.data import KAGGLE_CARDINALITIES, load_manifest, write_criteo_tsv
-from hotrow.training import read_history
+from hotrow.training import load_model, read_history
 
 MAX_PREPARE_GIB = 4.0
 HOLDOUT_SHARE = 1 / 14
@@ -82,6 +86,8 @@ class Case:
     auc_margin: float
     steps: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    dram: str = "1GiB"
+    expected_losses: list[tuple[int, float]] = field(default_factory=list)
 
     @property
     def config(self) -> Path:
@@ -206,7 +212,7 @@ def train(case: Case) -> None:
         hotrow(*common, "--out", whole, "--steps", 2 * every, "--set", "evaluation.final_splits=[]")
     )
     expected, expected_losses = digests(whole), losses(whole, 2 * every)
-    shutil.rmtree(whole)
+    case.expected_losses = expected_losses
 
     kill_step = random.Random(case.seed).randrange(every + 1, every + every * 4 // 5)
     killed = watch(
@@ -255,6 +261,70 @@ def train(case: Case) -> None:
         "samples_per_second": last.result["samples_per_second"],
         "train_loss": last.result["train_loss"],
     }
+
+
+NUM_KILLS = 3
+
+
+def train_on_ssd(case: Case) -> None:
+    """Step 5. Checkpoints are a quarter of the steps apart; each kill falls after the next one."""
+    compared_step = case.steps["train"]["compared_at_step"]
+    every, run = max(compared_step // (NUM_KILLS + 1), 1), case.directory / "ssd"
+    settings = [f"checkpoint.every_steps={every}", "evaluation.final_splits=[]", "evaluation.batch_size=4096"]
+    command = ["train", case.config, "--data", case.data, "--json", "--out", run, "--dram", case.dram]
+    command += ["--steps", compared_step, *(part for key in settings for part in ("--set", key))]
+    rng, killed_at, seconds, peaks = random.Random(case.seed), [], [], []
+    for kill in range(NUM_KILLS):
+        at = every * (kill + 1) + rng.randrange(1, max(every // 2, 2))
+        done = watch(
+            hotrow(*command, *(["--resume"] if kill else [])),
+            kill_when=lambda at=at: (read_history(run / "history.jsonl") or [{"step": 0}])[-1]["step"] >= at,
+        )
+        killed_at.append(read_history(run / "history.jsonl")[-1]["step"])
+        seconds.append(done.seconds)
+        peaks.append(done.peak_gib)
+    last = watch(hotrow(*command, "--resume"))
+    case.check(
+        f"rows on SSD, {case.dram} of memory, {NUM_KILLS} kills: the same losses",
+        losses(run, compared_step) == case.expected_losses,
+        killed_at=killed_at,
+    )
+    differing = differing_arrays(run, case.directory / "whole")
+    case.check(
+        "rows on SSD: the same rows, state and dense part, bit for bit",
+        not differing,
+        differing=differing[:3],
+    )
+    case.steps["train on ssd"] = {
+        "dram": case.dram,
+        "killed_after_steps": killed_at,
+        "seconds": [*seconds, last.seconds],
+        "peak_gib": max(*peaks, last.peak_gib),
+        "samples_per_second": last.result["samples_per_second"],
+        "disk_gib": sum(p.stat().st_blocks * 512 for p in (run / "rows").rglob("*") if p.is_file()) / 2**30,
+    }
+    shutil.rmtree(case.directory / "whole")
+    shutil.rmtree(run)
+
+
+def differing_arrays(ssd: Path, memory: Path) -> list[str]:
+    """Names of the arrays of two runs' last checkpoints that are not the same bits, one table in memory at a time."""
+    path, manifest = open_checkpoint(memory)
+    other, _ = open_checkpoint(ssd)
+    found = []
+    with load_model(ssd) as loaded:
+        for table in manifest.tables:
+            arrays = loaded.model.embeddings.table_arrays(table.name)
+            with ArrayReader(path / "rows" / f"{table.name}.safetensors") as reader:
+                names = {*reader.arrays, *arrays}
+                found += [
+                    f"{table.name}.{name}"
+                    for name in names
+                    if name not in arrays or not torch.equal(reader.read(name), arrays[name])
+                ]
+    with ArrayReader(path / "dense.safetensors") as a, ArrayReader(other / "dense.safetensors") as b:
+        found += [name for name in a.arrays if not torch.equal(a.read(name), b.read(name))]
+    return found
 
 
 def evaluate(case: Case) -> None:
@@ -323,6 +393,7 @@ def main() -> int:
     parser.add_argument(
         "--auc-margin", type=float, default=0.025, help="largest distance from the best possible AUC"
     )
+    parser.add_argument("--dram", default="1GiB", help="memory for rows and state of the run on SSD")
     parser.add_argument("--dir", type=Path, default=Path("acceptance"), help="working directory; emptied")
     parser.add_argument("--result", type=Path, help="directory that gets the dated result")
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
@@ -333,7 +404,8 @@ def main() -> int:
     case = Case(directory, options.rows, options.dim, options.batch_size, options.seed, options.auc_margin)
     case.config.write_text(CONFIG.format(seed=case.seed, dim=case.dim, batch_size=case.batch_size))
     begin = time.monotonic()
-    for step in (generate, prepare, train, evaluate):
+    case.dram = options.dram
+    for step in (generate, prepare, train, train_on_ssd, evaluate):
         step(case)
     result = {
         "name": "acceptance",

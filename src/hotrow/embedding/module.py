@@ -248,6 +248,13 @@ class TableModule(nn.Module):
         with torch.no_grad():
             self._store.load_arrays(arrays)
 
+    def table_arrays(self, table: str) -> dict[str, Tensor]:
+        """One table's ``weight`` and state by name: the arenas themselves in memory, copies for rows on SSD."""
+        names = [config.name for config in self._store.tables]
+        if table not in names:
+            raise ConfigError(f"no table {table!r}; tables are {names}")
+        return self._store.read_table(names.index(table))
+
     def load_table(self, table: str, arrays: Mapping[str, Tensor]) -> None:
         """Copy in all arrays of one table: ``weight`` and state. Raises ConfigError naming what does not fit."""
         if table not in [config.name for config in self._store.tables]:

@@ -231,6 +231,10 @@ class TableStore:
             if array.data_ptr() != own[name].data_ptr():
                 own[name].copy_(array)
 
+    def read_table(self, index: int) -> dict[str, Tensor]:
+        """One table's arrays by name."""
+        return {"weight": self.rows[index].detach(), **self.state[index]}
+
     def load_table(self, table: str, arrays: Mapping[str, Tensor]) -> None:
         """As ``load_arrays`` for one table, its arrays named without it."""
         own = {name: a for name, a in self.arrays().items() if name.rpartition(".")[0] == table}
