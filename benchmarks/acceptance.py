@@ -6,7 +6,7 @@ Everything is done through the ``hotrow`` command, watched from outside. The ste
 2. ``hotrow prepare criteo``: peak memory at most 4 GiB, every value in a vocabulary if the log is long enough;
 3. ``hotrow train`` for a fifth of the steps, uninterrupted: the digests of its rows, state and losses;
 4. the whole run, killed by SIGKILL between two checkpoints, then ``--resume``: bit for bit the same at the step of 3;
-5. the same steps as 3 with rows and state on SSD and ``--dram`` bytes of memory for them, killed three times by SIGKILL:
+5. the same steps as 3 with rows and state on SSD, ``--dram`` bytes of memory for them, and three kills by SIGKILL:
    losses, rows, state and dense part bit for bit those of 3;
 6. ``hotrow evaluate``: AUC on the last samples, clearly above chance and near the best.
 
