@@ -87,12 +87,23 @@ class SectionCursor {
 class Compaction {
  public:
   explicit Compaction(RowLog::Impl& log) : log_(log) {}
+  Compaction(const Compaction&) = delete;
+  Compaction& operator=(const Compaction&) = delete;
+
+  /// Victims keep their tags until the end: were one to die meanwhile and its tag to pass to another run, records of
+  /// the victim would be taken for live ones of that run.
+  ~Compaction() {
+    const std::unique_lock index(log_.index_mutex_);
+    for (const auto& [slot, run] : victims_) run->held = false;
+    log_.drop_dead_runs();
+  }
 
   bool choose(bool for_room) {
-    const std::shared_lock index(log_.index_mutex_);
+    const std::unique_lock index(log_.index_mutex_);
     for (const int slot : choose_victims(log_.candidates(), log_.limits(), for_room)) {
       victims_.emplace_back(slot, log_.runs_[static_cast<size_t>(slot)]);
       slots_.set(static_cast<size_t>(slot));
+      victims_.back().second->held = true;
     }
     for (const auto& [slot, run] : victims_) {
       for (const RunSection& section : run->sections) {
@@ -163,7 +174,7 @@ std::vector<Candidate> RowLog::Impl::candidates() const {
   std::vector<Candidate> runs;
   for (size_t slot = 1; slot < runs_.size(); ++slot) {
     const RunPointer& run = runs_[slot];
-    if (!run || !run->complete) continue;
+    if (!run || run->held) continue;
     int64_t live = 2 * kBlockBytes;
     for (const RunSection& section : run->sections) live += packed_bytes(tables_[section.table], section.live);
     runs.push_back({static_cast<int>(slot), run->sequence, run->bytes, live});

@@ -96,7 +96,7 @@ void RowLog::Impl::install(const RunPointer& run, const RunWriter& writer, const
   {
     const std::unique_lock index(index_mutex_);
     slot = free_slot();
-    run->complete = false;
+    run->held = true;
     runs_[static_cast<size_t>(slot)] = run;
   }
   std::unique_lock index(index_mutex_, std::defer_lock);
@@ -110,7 +110,7 @@ void RowLog::Impl::install(const RunPointer& run, const RunWriter& writer, const
     index.unlock();
   });
   if (!index.owns_lock()) index.lock();
-  run->complete = true;
+  run->held = false;
   drop_dead_runs();
 }
 
@@ -133,7 +133,7 @@ void RowLog::Impl::point_to(int slot, RunSection& section, std::span<const uint3
 void RowLog::Impl::drop_dead_runs() {
   const std::lock_guard retired(retired_mutex_);
   for (RunPointer& run : runs_) {
-    if (!run || !run->complete) continue;
+    if (!run || run->held) continue;
     const bool dead = std::all_of(run->sections.begin(), run->sections.end(),
                                   [](const RunSection& section) { return section.live == 0; });
     if (dead) retired_.push_back(std::move(run));

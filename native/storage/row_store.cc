@@ -59,7 +59,7 @@ class RowStore::Impl {
 };
 
 RowStore::Impl::Impl(std::unique_ptr<RowLog> log, int64_t buffer_bytes)
-    : log_(std::move(log)), buffer_bytes_(buffer_bytes) {
+    : log_(std::move(log)), buffer_bytes_(log_->read_only() ? 0 : buffer_bytes) {
   if (log_->read_only()) return;
   if (buffer_bytes_ != 0) {
     filling_ = std::make_unique<WriteBuffer>(log_->tables(), buffer_bytes_ / 2);

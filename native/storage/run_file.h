@@ -36,7 +36,7 @@ struct Run {
   int64_t bytes = 0;
   uint32_t footer_checksum = 0;
   std::vector<RunSection> sections;  // ascending by table
-  bool complete = true;              // false while tags are being pointed to it; guarded by the log
+  bool held = false;  // keeps its tag, live or not: it is being put into the index or compacted; guarded by the log
 
   std::mutex sync_mutex;
   bool synced = false;

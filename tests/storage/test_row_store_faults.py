@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -335,6 +337,19 @@ def test_power_cuts_leave_every_commit_that_returned(tmp_path: Path, seed: int) 
             again.close()
 
 
+SECOND_OWNER = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("_native", sys.argv[1])
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+try:
+    native.RowStore.create(sys.argv[2], [("t", 1, 8, "identity", "{}")], native.FileSystem("threads", 4), 0)
+except BlockingIOError:
+    sys.exit(3)
+"""
+"""A process of its own, without torch."""
+
+
 def test_a_second_owner_is_refused(tmp_path: Path, commit: Path) -> None:
     """Of the same process or another; a reader of a commit is none."""
     driver = Driver(plain(), tmp_path / "own", SIZES)
@@ -344,14 +359,13 @@ def test_a_second_owner_is_refused(tmp_path: Path, commit: Path) -> None:
     ):
         with pytest.raises(BlockingIOError, match="lock"):
             take()
-    child = os.fork()
-    if child == 0:
-        try:
-            Driver(plain(), tmp_path / "own", SIZES)
-        except BlockingIOError:
-            os._exit(3)
-        os._exit(4)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    taken = subprocess.run(
+        [sys.executable, "-c", SECOND_OWNER, load_native().__file__, str(tmp_path / "own")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert taken.returncode == 3, taken.stderr
     driver.write(some_rows(1))
     assert rows_in(commit) == some_rows(1)
     driver.close()
