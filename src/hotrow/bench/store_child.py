@@ -10,7 +10,7 @@ import json
 import mmap
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,26 +97,24 @@ def _map(path: Path, width: int) -> Tensor:
 
 def write_mapped(case: StoreCase, directory: Path) -> None:
     """The files of ``mapped``: initial rows, zero state."""
-    from dataclasses import replace
-
-    from hotrow.embedding.tables import make_rows
-
-    for index, table in enumerate(case.tables()):
-        make_rows(replace(table), case.seed).numpy().tofile(directory / f"rows-{index}.bin")
-        np.zeros(case.num_rows, dtype=np.float32).tofile(directory / f"state-{index}.bin")
+    for index, (_, arrays) in enumerate(_initial_tables(case)):
+        arrays["weight"].numpy().tofile(directory / f"rows-{index}.bin")
+        arrays["sum"].numpy().tofile(directory / f"state-{index}.bin")
 
 
 def materialise(case: StoreCase, directory: Path) -> None:
-    """Write every row to SSD and commit, so that no row is read without a read."""
-    collection = on_ssd(case, directory)
-    store: Any = collection._store
-    from hotrow.embedding.tables import make_rows
+    """Write every row to SSD and commit, so that no row is had without a read."""
+    with on_ssd(case, directory) as collection:
+        for name, arrays in _initial_tables(case):
+            collection.load_table(name, arrays)
+        collection.commit("materialised")
 
-    for index, table in enumerate(case.tables()):
-        rows = make_rows(table, case.seed)
-        store.write_table(index, {"weight": rows, "sum": torch.zeros(case.num_rows)})
-    collection.commit("materialised")
-    collection.close()
+
+def _initial_tables(case: StoreCase) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Name, initial rows and zero state of each table, one in memory at a time."""
+    for table in case.tables():
+        with EmbeddingBagCollection([table], optimizer=OPTIMIZER, seed=case.seed) as collection:
+            yield table.name, collection.table_arrays(table.name)
 
 
 KINDS: dict[str, Callable[[StoreCase, Path], EmbeddingBagCollection]] = {

@@ -9,10 +9,10 @@ change, and ``rows.json`` has a checksum of each.
 from __future__ import annotations
 
 import json
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from queue import SimpleQueue
 from typing import Any
 
 from hotrow.checkpoint.manifest import MANIFEST_FILE
@@ -28,9 +28,8 @@ class RemoteCheckpoints:
     def __init__(self, url: str) -> None:
         self.url = url
         self._files, self._root = _open(url)
-        self._inbox: SimpleQueue[tuple[Path, int, tuple[str, ...]] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._fault: BaseException | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
         self.num_bytes_sent = 0
 
     def send(self, checkpoint: Path, keep_last: int, keep: tuple[str, ...] = ()) -> None:
@@ -39,19 +38,19 @@ class RemoteCheckpoints:
         Raises StorageError if an earlier copy failed. A checkpoint that is pruned before it is copied
         is left out.
         """
-        self._raise_fault()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="hotrow-remote", daemon=True)
-            self._thread.start()
-        self._inbox.put((checkpoint, keep_last, keep))
+        while self._pending and self._pending[0].done():
+            self._check(self._pending.popleft())
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="hotrow-remote")
+        self._pending.append(self._executor.submit(self._copy_and_prune, checkpoint, keep_last, keep))
 
     def wait(self) -> None:
         """Return when everything has been copied. Raises StorageError if a copy failed."""
-        if self._thread is not None:
-            self._inbox.put(None)
-            self._thread.join()
-            self._thread = None
-        self._raise_fault()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+            self._executor = None
+        while self._pending:
+            self._check(self._pending.popleft())
 
     def names(self) -> list[str]:
         """Checkpoints that are there whole, in order of step."""
@@ -84,23 +83,18 @@ class RemoteCheckpoints:
             raise StorageError(f"{self.url}/{name}: cannot fetch to {directory}: {error}") from error
         return target
 
-    def _work(self) -> None:
-        while (item := self._inbox.get()) is not None:
-            if self._fault is not None:
-                continue
-            checkpoint, keep_last, keep = item
-            try:
-                self._copy(checkpoint)
-                self._prune(keep_last, keep)
-            except Exception as error:  # of any file system; raised where the next call is made
-                self._fault = error
-
-    def _raise_fault(self) -> None:
-        fault, self._fault = self._fault, None
+    def _check(self, copy: Future[None]) -> None:
+        """Raise StorageError if a copy failed, once for all that were to follow it."""
+        fault = copy.exception()
         if fault is not None:
+            self._pending.clear()
             raise StorageError(
                 f"{self.url}: a checkpoint could not be copied ({fault}); the run's own checkpoints are whole"
             ) from fault
+
+    def _copy_and_prune(self, checkpoint: Path, keep_last: int, keep: tuple[str, ...]) -> None:
+        self._copy(checkpoint)
+        self._prune(keep_last, keep)
 
     def _copy(self, checkpoint: Path) -> None:
         """Copy it whole, or leave nothing that looks like a checkpoint if it was pruned meanwhile."""
