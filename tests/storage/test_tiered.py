@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -311,3 +314,24 @@ def test_turns_are_taken_alternately():
         order.append("foreground")
     thread.join(20)
     assert order.index("foreground") == 1
+
+
+def test_a_process_ends_while_look_ahead_is_busy():
+    code = """
+        import time
+        from hotrow.storage.lookahead import LookAhead
+        class Owner:
+            def prepare(self, item):
+                time.sleep(0.3)
+                print("prepared", flush=True)
+                return True
+            def announce(self, item): ...
+        owner = Owner()
+        owner.ahead = LookAhead(owner.prepare, owner.announce)
+        owner.ahead.submit(owner)
+        time.sleep(0.1)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "prepared\n", "")

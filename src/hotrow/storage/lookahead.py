@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
@@ -31,6 +33,10 @@ class Turns:
             self._held.release()
 
 
+def _nothing() -> None:
+    pass
+
+
 class LookAhead:
     """A daemon thread that calls ``prepare(item)`` for each item, in order, as long as somebody holds the item.
 
@@ -42,6 +48,7 @@ class LookAhead:
     def __init__(self, prepare: Callable[[Any], bool], announce: Callable[[Any], None]) -> None:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._at_exit: Callable[[], None] = _nothing
         self._num_submitted, self._num_done = 0, [0]
         self._calls = weakref.WeakMethod(prepare), weakref.WeakMethod(announce)
 
@@ -54,6 +61,9 @@ class LookAhead:
                 daemon=True,
             )
             self._thread.start()
+            # A daemon thread that comes back from native code while the interpreter ends would bring the process down.
+            self._at_exit = partial(_stop, weakref.ref(self))
+            atexit.register(self._at_exit)
         self._num_submitted += 1
         self._inbox.put(weakref.ref(item))
 
@@ -72,16 +82,24 @@ class LookAhead:
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        atexit.unregister(self._at_exit)
         self._inbox.put(_STOP)
         if thread is not threading.current_thread():
             thread.join()
 
     def __del__(self) -> None:
         if self._thread is not None:
+            atexit.unregister(self._at_exit)
             self._inbox.put(_STOP)
 
 
 _STOP = object()
+
+
+def _stop(look_ahead_of: weakref.ref[LookAhead]) -> None:
+    look_ahead = look_ahead_of()
+    if look_ahead is not None:
+        look_ahead.stop()
 
 
 def _work(inbox: SimpleQueue[Any], num_done: list[int], prepare_of: Any, announce_of: Any) -> None:
