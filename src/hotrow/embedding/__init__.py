@@ -1,16 +1,18 @@
-"""EmbeddingBagCollection and EmbeddingCollection: tables in memory, trained in the backward pass."""
+"""EmbeddingBagCollection and EmbeddingCollection: tables in memory or on SSD, trained in the backward pass."""
 
 from hotrow.embedding.bags import EmbeddingBagCollection
 from hotrow.embedding.foreign import convert_config
 from hotrow.embedding.module import STATE_DICT_LIMIT_BYTES
 from hotrow.embedding.replace import Replacement, replace_embeddings
 from hotrow.embedding.sequences import EmbeddingCollection
+from hotrow.embedding.ticket import Ticket
 
 __all__ = [
     "STATE_DICT_LIMIT_BYTES",
     "EmbeddingBagCollection",
     "EmbeddingCollection",
     "Replacement",
+    "Ticket",
     "convert_config",
     "replace_embeddings",
 ]
