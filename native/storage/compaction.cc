@@ -198,7 +198,6 @@ bool RowLog::Impl::wants_compaction() const {
 }
 
 bool RowLog::Impl::must_compact() const {
-  if (!wants_compaction()) return false;
   const LogStats now = stats();
   return static_cast<double>(now.disk_bytes) > (1 + options_.max_garbage) * static_cast<double>(now.live_bytes);
 }

@@ -85,7 +85,7 @@ class RowLog {
 
   bool read_only() const;
   bool wants_compaction() const;
-  bool must_compact() const;  // garbage is at its bound and compaction would free some
+  bool must_compact() const;  // garbage is at its bound, whether compaction can free some or not
   bool compact();             // one compaction; false if nothing was worth it
   LogStats stats() const;
   const std::vector<TableLayout>& tables() const;
