@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q
 NATIVE := CMakeLists.txt $(shell find native -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
 LEVELS := 3.10 3.11 3.12 3.13
 
-.PHONY: help demo test test-fast lint format bench acceptance wheel clean venv
+.PHONY: help demo test test-fast test-long lint format bench acceptance wheel clean venv
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,11 @@ test: $(VENV)/peers  ## all tests that need no large machine
 	$(BIN)/python -m pytest -q
 
 test-fast: $(VENV)/peers  ## without the slow tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not long"
+
+test-long: $(VENV)/peers  ## the tests that take minutes each, and 200 kills of the row store
+	$(BIN)/python -m pytest -q -m long
+	$(MAKE) torture
 
 lint: $(VENV)/lint  ## ruff, mypy for every supported Python, clang-format, codespell
 	$(BIN)/ruff check .

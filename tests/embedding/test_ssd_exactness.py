@@ -105,7 +105,7 @@ def test_numbers_are_those_of_memory(
     run(tmp_path, 48, policy, window, optimizer, data_type, is_pooled, is_weighted)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("window", [1, 2, 8])
 @pytest.mark.parametrize("policy", CacheSpec.POLICIES)
@@ -115,7 +115,7 @@ def test_numbers_are_those_of_memory_after_2000_steps(tmp_path, threads, num_thr
     run(tmp_path, 2001, policy, window, optimizer, data_type, True, window == 8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("optimizer", "data_type", "is_pooled", "is_weighted"),
     [

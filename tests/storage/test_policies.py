@@ -108,7 +108,7 @@ def test_every_policy_finds_victims_until_all_stay(policy: str) -> None:
     assert order.victims(stay.__contains__) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [1, 5, 10])
 @pytest.mark.parametrize("name", ["dlrm_reuse_low", "dlrm_reuse_medium", "scarab"])
 def test_look_ahead_on_recorded_traces(name: str, budget: int) -> None:
