@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <mutex>
 #include <numeric>
+#include <vector>
 
 #include "hotrow/kernels.h"
 #include "hotrow/pool.h"
@@ -45,15 +46,25 @@ class FirstError {
   LookupError error_;
 };
 
-/// The work of one pooled lookup as a grid of chunks: blocks of samples by groups of features. All blocks of one group
-/// come before those of the next, so that the hot rows of few tables share the caches at a time.
-struct Grid {
+/// Features [first, last) and how their samples are cut: chunks [first_chunk, that of the next group).
+struct FeatureGroup {
+  int64_t first, last;
   int64_t samples_per_chunk;
-  int64_t num_blocks;
-  int64_t features_per_chunk;
-  int64_t num_feature_groups;
+  int64_t first_chunk;
+};
 
-  int64_t num_chunks() const { return num_blocks * num_feature_groups; }
+/// The work of one pooled lookup as chunks of about equal bytes: blocks of samples of one heavy feature or of several
+/// light ones. All blocks of one group come before those of the next, so that the hot rows of few tables share the
+/// caches at a time.
+struct Grid {
+  std::vector<FeatureGroup> groups;
+  int64_t num_chunks = 0;
+
+  const FeatureGroup& group_of(int64_t chunk) const {
+    const auto after = std::upper_bound(groups.begin(), groups.end(), chunk,
+                                        [](int64_t c, const FeatureGroup& group) { return c < group.first_chunk; });
+    return *(after - 1);
+  }
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -65,22 +76,38 @@ int64_t bytes_moved(const LookupGroup& group, const LookupInput& input) {
   return input.num_values * mean_row_bytes + input.batch_size * group.output_width * 4;
 }
 
-Grid make_grid(const LookupGroup& group, const LookupInput& input, int64_t total_bytes, int num_threads) {
-  const int64_t num_features = std::ssize(group.features);
-  const int64_t bytes_per_chunk = chunk_bytes(total_bytes, num_threads);
-  const int64_t bytes_per_feature = std::max<int64_t>(1, total_bytes / num_features);
-  const int64_t bytes_per_bag = std::max<int64_t>(1, bytes_per_feature / input.batch_size);
-  Grid grid{};
-  grid.samples_per_chunk = std::clamp<int64_t>(bytes_per_chunk / bytes_per_bag, 1, input.batch_size);
-  grid.num_blocks = ceil_div(input.batch_size, grid.samples_per_chunk);
-  grid.features_per_chunk = std::clamp<int64_t>(bytes_per_chunk / bytes_per_feature, 1, num_features);
-  grid.num_feature_groups = ceil_div(num_features, grid.features_per_chunk);
-  return grid;
-}
-
 int64_t offset_at(const LookupInput& input, int64_t index) {
   return input.offsets_are_64_bit ? static_cast<const int64_t*>(input.offsets)[index]
                                   : static_cast<const int32_t*>(input.offsets)[index];
+}
+
+/// What a feature moves: its rows and its part of the output. Offsets that make no sense are somebody else's error.
+int64_t feature_bytes(const LookupGroup& group, const LookupInput& input, int64_t feature) {
+  const TableView& table = group.tables[group.features[feature].table];
+  const int64_t begin = offset_at(input, feature * input.batch_size);
+  const int64_t end = offset_at(input, (feature + 1) * input.batch_size);
+  const int64_t num_lookups = begin >= 0 && end >= begin && end <= input.num_values ? end - begin : 0;
+  return num_lookups * table.row_bytes + input.batch_size * table.dim * 4;
+}
+
+Grid make_grid(const LookupGroup& group, const LookupInput& input, int64_t bytes_per_chunk) {
+  const int64_t num_features = std::ssize(group.features);
+  Grid grid;
+  for (int64_t first = 0; first < num_features;) {
+    int64_t last = first + 1, bytes = feature_bytes(group, input, first);
+    while (last < num_features && bytes < bytes_per_chunk) {
+      const int64_t more = feature_bytes(group, input, last);
+      if (bytes + more > bytes_per_chunk) break;
+      bytes += more;
+      ++last;
+    }
+    const int64_t num_blocks = std::clamp<int64_t>(ceil_div(bytes, bytes_per_chunk), 1, input.batch_size);
+    const int64_t samples_per_chunk = ceil_div(input.batch_size, num_blocks);
+    grid.groups.push_back({first, last, samples_per_chunk, grid.num_chunks});
+    grid.num_chunks += ceil_div(input.batch_size, samples_per_chunk);
+    first = last;
+  }
+  return grid;
 }
 
 /// Runs one chunk of a pooled lookup: feature after feature, each prefetching the beginning of the next.
@@ -97,16 +124,16 @@ class PooledChunks {
         kernels_(active_level().lookup) {}
 
   void operator()(int64_t chunk) {
-    const int64_t block = chunk % grid_.num_blocks;
-    const int64_t first_feature = chunk / grid_.num_blocks * grid_.features_per_chunk;
-    const int64_t last_feature = std::min(first_feature + grid_.features_per_chunk, std::ssize(group_.features));
+    const FeatureGroup& part = grid_.group_of(chunk);
+    const int64_t begin = (chunk - part.first_chunk) * part.samples_per_chunk;
+    const int64_t end = std::min(begin + part.samples_per_chunk, input_.batch_size);
     LookupRun runs[2];
-    runs[first_feature & 1] = make_run(first_feature, block);
-    for (int64_t feature = first_feature; feature < last_feature; ++feature) {
+    runs[part.first & 1] = make_run(part.first, begin, end);
+    for (int64_t feature = part.first; feature < part.last; ++feature) {
       LookupRun& run = runs[feature & 1];
-      if (feature + 1 < last_feature) {
+      if (feature + 1 < part.last) {
         LookupRun& next = runs[(feature + 1) & 1];
-        next = make_run(feature + 1, block);
+        next = make_run(feature + 1, begin, end);
         run.next = &next;
         next.num_primed = rows_primed_by(run, feature);
       }
@@ -129,7 +156,7 @@ class PooledChunks {
     return length >= distance ? distance : 0;
   }
 
-  LookupRun make_run(int64_t feature_index, int64_t block) const {
+  LookupRun make_run(int64_t feature_index, int64_t begin, int64_t end) const {
     const LookupFeature& feature = group_.features[feature_index];
     LookupRun run;
     run.table = &group_.tables[feature.table];
@@ -139,8 +166,8 @@ class PooledChunks {
     run.offsets = static_cast<const std::byte*>(input_.offsets) + feature_index * input_.batch_size * offset_bytes;
     run.offsets_are_64_bit = input_.offsets_are_64_bit;
     run.weights = input_.weights;
-    run.begin = block * grid_.samples_per_chunk;
-    run.end = std::min(run.begin + grid_.samples_per_chunk, input_.batch_size);
+    run.begin = begin;
+    run.end = end;
     run.output = output_ + run.begin * output_stride_ + feature.column;
     run.output_stride = output_stride_;
     run.mean = feature.mean;
@@ -153,7 +180,7 @@ class PooledChunks {
   float* output_;
   int64_t output_stride_;
   bool stream_;
-  Grid grid_;
+  const Grid& grid_;
   const LookupKernels& kernels_;
   FirstError errors_;
 };
@@ -173,9 +200,9 @@ LookupError pooled_lookup(const LookupGroup& group, const LookupInput& input, fl
   const bool aligned =
       reinterpret_cast<uintptr_t>(output) % (4 * kAlignedFloats) == 0 && output_stride % kAlignedFloats == 0;
   const bool stream = aligned && input.batch_size * group.output_width * 4 >= stream_min_bytes;
-  const Grid grid = make_grid(group, input, total_bytes, num_threads);
+  const Grid grid = make_grid(group, input, chunk_bytes(total_bytes, num_threads));
   PooledChunks chunks(group, input, output, output_stride, stream, grid);
-  parallel_for(grid.num_chunks(), num_threads, chunks, Order::kByPart);
+  parallel_for(grid.num_chunks, num_threads, chunks, Order::kByPart);
   return chunks.first_error();
 }
 

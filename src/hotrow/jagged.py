@@ -28,9 +28,11 @@ _Jagged = TypeVar("_Jagged")
 def lengths_to_offsets(lengths: Tensor) -> Tensor:
     """``[n]`` lengths → ``[n + 1]`` offsets, starting at 0; of the same dtype, or int64 if that cannot hold their sum.
 
-    In a compiled graph, where a dtype cannot depend on data, always of the same dtype.
+    Where a dtype cannot depend on data (a compiled graph, meta and fake tensors) or reading data would wait for a
+    device, always of the same dtype.
     """
-    if lengths.dtype is torch.int64 or torch.compiler.is_compiling():
+    is_readable = type(lengths) is Tensor and lengths.device.type == "cpu"
+    if lengths.dtype is torch.int64 or torch.compiler.is_compiling() or not is_readable:
         return torch.nn.functional.pad(lengths.cumsum(0, dtype=lengths.dtype), (1, 0))
     offsets = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))
     fits = int(offsets.min()) >= -(1 << 31) and int(offsets.max()) < 1 << 31

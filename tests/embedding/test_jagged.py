@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotrow import Batch, DataError, JaggedTensor, KeyedJaggedTensor, KeyedTensor
-from hotrow.jagged import group_by_key
+from hotrow.jagged import group_by_key, lengths_to_offsets
 
 BAGS = st.lists(
     st.lists(st.lists(st.integers(0, 99), max_size=3), min_size=2, max_size=2), min_size=1, max_size=4
@@ -115,3 +115,14 @@ def test_empty():
     nothing = KeyedJaggedTensor.from_jt_dict({})
     assert nothing.keys() == [] and nothing.length_per_key() == [] and nothing.stride() == 0
     nothing.check()
+
+
+def test_lengths_on_meta_become_offsets_without_being_read() -> None:
+    offsets = lengths_to_offsets(torch.empty(3, dtype=torch.int32, device="meta"))
+    assert offsets.shape == (4,) and offsets.dtype is torch.int32
+
+
+def test_lengths_whose_sum_needs_64_bits_get_64_bit_offsets() -> None:
+    lengths = torch.tensor([2**30, 2**30, 2**30], dtype=torch.int32)
+    assert lengths_to_offsets(lengths).tolist() == [0, 2**30, 2**31, 3 * 2**30]
+    assert lengths_to_offsets(lengths[:1]).dtype is torch.int32

@@ -145,3 +145,11 @@ def test_the_trace_shows_reading_beside_training(dataset: Path, tmp_path: Path) 
 def test_a_plan_and_a_budget_are_refused_together() -> None:
     with pytest.raises(ConfigError, match="give one of them"):
         config(storage={"plan": "plan.json"})
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_trained(
+    dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="no such directory to write the trace into"):
+        Trainer(config(), dataset, tmp_path / "run", trace=tmp_path / "missing" / "trace.json")
+    assert not (tmp_path / "run").exists()

@@ -128,18 +128,26 @@ def measure_disk(directory: Path, settings: Settings) -> dict[str, Any]:
     make_scan_file(path, SCAN_BYTES)
     scan = bench_cold_scan(path, seconds=1.0, settings=settings)
     path.unlink()
-    rates = []
+    rates = [_write_rate(directory / f"write-{sample}.bin") for sample in range(3)]
+    return {"scan": scan, "write_bytes_per_second": statistics.median(rates)}
+
+
+def _write_rate(path: Path) -> float:
+    """Bytes a second of writing a file from begin to end and syncing it."""
     piece = bytes(range(256)) * (8 << 12)
-    for sample in range(3):
-        file = load_native().FileSystem().create(str(directory / f"write-{sample}.bin"))
+    try:
+        file = load_native().FileSystem().create(str(path))
         begin = time.perf_counter()
         for offset in range(0, WRITE_BYTES, len(piece)):
             file.write(offset, piece)
         file.sync()
-        rates.append(WRITE_BYTES / (time.perf_counter() - begin))
-        del file
-        (directory / f"write-{sample}.bin").unlink()
-    return {"scan": scan, "write_bytes_per_second": statistics.median(rates)}
+        seconds = time.perf_counter() - begin
+        path.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); give --dir on a disk with space"
+        ) from error
+    return WRITE_BYTES / seconds
 
 
 def _prepare(case: StoreCase, directory: Path, settings: Settings, with_mmap: bool) -> None:

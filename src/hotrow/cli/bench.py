@@ -126,6 +126,10 @@ def store(
     if case not in STORE_CASES:
         raise ConfigError(f"bench: no case {case!r}; cases are {', '.join(STORE_CASES)}")
     settings = Settings(num_samples=samples, warm_up=1)
-    document = bench_store(STORE_CASES[case], directory, settings, with_mmap=mmap, progress=_progress)
-    shutil.rmtree(directory)
+    if directory.exists():
+        raise ConfigError(f"{directory}: exists; give --dir a new directory, which is removed afterwards")
+    try:
+        document = bench_store(STORE_CASES[case], directory, settings, with_mmap=mmap, progress=_progress)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
     _finish(document, json, out)

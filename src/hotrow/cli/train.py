@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,8 +48,11 @@ def command(
       hotrow prepare complete-journey --out data/cj
       hotrow train complete-journey --data data/cj --out runs/cj --set training.batch_size=4096
     """
-    short = {"training.steps": steps, "storage.dram": dram, "storage.plan": plan}
-    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    texts = {"storage.dram": dram, "storage.plan": None if plan is None else str(plan)}
+    overrides = [*(set_ or []), *([f"training.steps={steps}"] if steps is not None else [])]
+    overrides += [
+        f"{key}={dumps(text)}" for key, text in texts.items() if text is not None
+    ]  # a text, even 1000000
     config = load_config(recipe, overrides)
     data_dir = data or (Path(config.data.dir) if config.data.dir else None)
     if config.data.synthetic is not None:

@@ -292,7 +292,7 @@ def _check_options(batch_size: int, shuffle_rows: int, rank: int, world_size: in
         ("shuffle_rows", shuffle_rows, 0),
         ("num_prefetch", num_prefetch, 1),
     ):
-        if not isinstance(value, Integral) or value < least:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ConfigError(f"loader: {name}={value!r}; give a whole number >= {least}")
     if not 0 <= rank < world_size:
         raise ConfigError(f"loader: rank {rank} is not in [0, world_size={world_size})")

@@ -59,7 +59,7 @@ def keep_freed_memory() -> bool:
 
     A training step allocates and frees the same few large tensors. Given back, every page of theirs is faulted in
     and cleared again in the next step; whether that happens depends on the history of the heap. For whole processes
-    that are hotrow's (its commands); a library does not decide this for its user.
+    that are hotrow's (training and benchmarks); a library does not decide this for its user.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -99,6 +99,8 @@ class Trainer:
     ) -> None:
         self.config, self.data_dir, self.run_dir = config, data_dir, Path(run_dir)
         self.trace, self.tracer = trace, Tracer(enabled=trace is not None)
+        if trace is not None and not Path(trace).absolute().parent.is_dir():
+            raise ConfigError(f"{trace}: there is no such directory to write the trace into; make it first")
         self.progress = progress or Silence()
         self.manifest: DatasetManifest = data_manifest(config, data_dir)
         self.columns = Columns.of(self.manifest, config.data.features)
@@ -155,13 +157,15 @@ class Trainer:
         history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
         first_sample = self.state.num_samples
         window = self._window(loader)
-        with self.progress:
-            self._run_steps(window, checkpoints, history)
-            checkpoint = self._finish(window, checkpoints, history)
-            if self.remote is not None:
-                self.remote.wait()
-        if self.trace is not None:
-            self.tracer.save(self.trace)
+        try:
+            with self.progress:
+                self._run_steps(window, checkpoints, history)
+                checkpoint = self._finish(window, checkpoints, history)
+                if self.remote is not None:
+                    self.remote.wait()
+        finally:
+            if self.trace is not None:
+                self.tracer.save(self.trace)
         trained = self.state.num_samples - first_sample
         return TrainingResult(
             run_dir=self.run_dir,
