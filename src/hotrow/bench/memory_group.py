@@ -45,7 +45,10 @@ class MemoryGroup:
 
     def add(self, pid: int) -> None:
         """Put a process into the group; what it takes from now on counts."""
-        (self.path / "cgroup.procs").write_text(str(pid))
+        try:
+            (self.path / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            raise ConfigError(f"memory group: {self.path}: process {pid} cannot join: {error.strerror}") from error
 
     def peak_bytes(self) -> int:
         """The most that the group has had at once."""

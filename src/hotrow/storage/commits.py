@@ -19,7 +19,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ class CommitManifest(Document):
     tables: tuple[Mapping[str, Any], ...]
 
     def body(self) -> dict[str, Any]:
-        value: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        value: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         value["tables"] = [dict(table) for table in self.tables]
         return value | {"crc32": zlib.crc32(json.dumps(value, sort_keys=True).encode())}
 
