@@ -31,7 +31,9 @@ def main() -> None:
         command = "from hotrow.cli import main; main()"
         arguments = ["prepare", "complete-journey", "--out", f"{directory}/data", "--memory", "3GiB"]
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", command, *arguments], check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-c", command, *arguments], stdout=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise SystemExit(f"prepare ended with {done.returncode}; nothing was measured")
         seconds = time.perf_counter() - begin
     peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     facts = {"seconds": round(seconds, 1), "peak_memory_bytes": peak_bytes}
@@ -43,14 +45,14 @@ def main() -> None:
             "met": peak_bytes <= MAX_BYTES,
         },
     ]
-    document = {"what": "prepare", "machine": machine, "bounds": bounds}
-    document["cases"] = [{"name": "complete-journey", "facts": facts}]
-    path = write_markdown(document, folder)
-    text = path.read_text(encoding="utf-8")
-    path.write_text(
-        text.replace("hotrow bench prepare", "python benchmarks/prepare.py --out DIR"), encoding="utf-8"
-    )
-    print(path)
+    document = {
+        "what": "prepare",
+        "command": "python benchmarks/prepare.py --out DIR",
+        "machine": machine,
+        "bounds": bounds,
+        "cases": [{"name": "complete-journey", "facts": facts}],
+    }
+    print(write_markdown(document, folder))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,21 @@ def _generator(shape: Shape, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([shape.seed, *key]))
 
 
-def zipf_ids(rng: np.random.Generator, count: int, num_rows: int, exponent: float) -> Ids:
-    """``count`` places in [0, num_rows) with ``p(k) ∝ (k + 1)^-exponent``, by inverting the exact distribution."""
-    cumulative = np.cumsum(np.arange(1, num_rows + 1, dtype=np.float64) ** -exponent)
-    ids: Ids = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right").astype(np.int64)
-    ids[ids == num_rows] = num_rows - 1
+def zipf_heat(num_rows: int, exponent: float) -> npt.NDArray[np.float64]:
+    """Running sum of ``(k + 1)^-exponent`` over the places k of a table: what ``draw_places`` inverts."""
+    return np.cumsum(np.arange(1, num_rows + 1, dtype=np.float64) ** -exponent)
+
+
+def draw_places(rng: np.random.Generator, count: int, heat: npt.NDArray[np.float64]) -> Ids:
+    """``count`` places by the exact distribution whose running sum is ``heat``."""
+    ids: Ids = np.searchsorted(heat, rng.random(count) * heat[-1], side="right").astype(np.int64)
+    ids[ids == heat.shape[0]] = heat.shape[0] - 1
     return ids
+
+
+def zipf_ids(rng: np.random.Generator, count: int, num_rows: int, exponent: float) -> Ids:
+    """``count`` places in [0, num_rows) with ``p(k) ∝ (k + 1)^-exponent``."""
+    return draw_places(rng, count, zipf_heat(num_rows, exponent))
 
 
 def read_trace(path: Path, num_rows: int) -> Ids:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import hotrow
 from hotrow.kernels import keep_freed_memory
 
 
@@ -34,6 +37,16 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _code() -> str:
+    """Version of hotrow; in a checkout also the commit, with ``-dirty`` if files differ from it."""
+    root = Path(hotrow.__file__).parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = shutil.which("git") if (root / ".git").exists() else None
+    done = subprocess.run(command, capture_output=True, text=True, check=False) if git else None
+    commit = done.stdout.strip() if done is not None and done.returncode == 0 else ""
+    return f"{hotrow.__version__} {commit}".strip()
 
 
 def _caches() -> dict[str, str]:
@@ -75,6 +88,6 @@ def machine_block(cpu_level: str | None) -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "fbgemm": _version("fbgemm-gpu-cpu"),
-        "hotrow": _version("hotrow"),
+        "hotrow": _code(),
         "cpu_level": cpu_level,
     }

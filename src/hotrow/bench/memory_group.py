@@ -48,7 +48,9 @@ class MemoryGroup:
         try:
             (self.path / "cgroup.procs").write_text(str(pid))
         except OSError as error:
-            raise ConfigError(f"memory group: {self.path}: process {pid} cannot join: {error.strerror}") from error
+            raise ConfigError(
+                f"memory group: {self.path}: process {pid} cannot join: {error.strerror}"
+            ) from error
 
     def peak_bytes(self) -> int:
         """The most that the group has had at once."""

@@ -72,7 +72,7 @@ def markdown(document: dict[str, Any]) -> str:
     parts = [
         f"# {document['what']}, {machine['date'][:10]}",
         "",
-        f"Command: `hotrow bench {document['what']}`. Ratio: time of the opponent / time of hotrow, median [quartiles] "
+        f"Command: `{document.get('command') or 'hotrow bench ' + document['what']}`. Ratio: time of the opponent / time of hotrow, median [quartiles] "
         "over interleaved pairs. Definitions: `benchmarks/README.md`.",
         "",
         "## Machine",

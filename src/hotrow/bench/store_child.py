@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hotrow.bench.inputs import draw_places, zipf_heat
 from hotrow.bench.store_cases import OPTIMIZER, STORE_CASES, StoreCase
 from hotrow.core import Plan
 from hotrow.embedding import EmbeddingBagCollection
@@ -45,15 +46,13 @@ class Batches:
 def write_batches(case: StoreCase, path: Path, num_steps: int) -> None:
     """Draw ``num_steps`` batches into a file."""
     rng = np.random.Generator(np.random.PCG64(case.seed))
-    weights = np.arange(1, case.num_rows + 1, dtype=np.float64) ** -case.exponent
-    cumulative = np.cumsum(weights) / weights.sum()
+    heat = zipf_heat(case.num_rows, case.exponent)
     scrambles = [rng.permutation(case.num_rows).astype(np.int32) for _ in range(case.num_tables)]
     per_table = case.batch_size * case.ids_per_bag
     with path.open("wb") as file:
         for _ in range(num_steps):
             for scramble in scrambles:
-                places = np.searchsorted(cumulative, rng.random(per_table), side="right")
-                scramble[np.minimum(places, case.num_rows - 1)].tofile(file)
+                scramble[draw_places(rng, per_table, heat)].tofile(file)
 
 
 def in_memory(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
