@@ -69,10 +69,11 @@ def _ratio(verdict: dict[str, Any]) -> str:
 def markdown(document: dict[str, Any]) -> str:
     """The document as a Markdown page."""
     machine = document["machine"]
+    command = document.get("command", f"hotrow bench {document['what']}")
     parts = [
         f"# {document['what']}, {machine['date'][:10]}",
         "",
-        f"Command: `{document.get('command') or 'hotrow bench ' + document['what']}`. Ratio: time of the opponent / time of hotrow, median [quartiles] "
+        f"Command: `{command}`. Ratio: time of the opponent / time of hotrow, median [quartiles] "
         "over interleaved pairs. Definitions: `benchmarks/README.md`.",
         "",
         "## Machine",
