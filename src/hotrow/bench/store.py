@@ -39,12 +39,12 @@ PROCESS_BYTES = 400 << 20
 
 
 class Child:
-    """A contestant's process. Raises StorageError with its last words if it ends."""
+    """A contestant's process, which answers lines with JSON lines. Raises StorageError if it ends."""
 
-    def __init__(self, kind: str, case: StoreCase, directory: Path, group: MemoryGroup | None = None) -> None:
+    def __init__(self, kind: str, command: Sequence[str], group: MemoryGroup | None = None) -> None:
         self.kind = kind
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hotrow.bench.store_child", kind, case.name, str(directory)],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -177,9 +177,10 @@ def _start(
             group = stack.enter_context(MemoryGroup(case.budget_bytes + PROCESS_BYTES))
         except ConfigError as error:
             skipped = str(error)
-    children = {kind: Child(kind, case, directory) for kind in ("memory", "ssd")}
+    command = ["-m", "hotrow.bench.store_child", case.name, str(directory)]
+    children = {kind: Child(kind, [*command, kind]) for kind in ("memory", "ssd")}
     if group is not None:
-        children["mmap"] = Child("mmap", case, directory, group)
+        children["mmap"] = Child("mmap", [*command, "mmap"], group)
     for child in children.values():
         stack.callback(child.end)
         child.ask("build")

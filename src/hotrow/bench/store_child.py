@@ -147,11 +147,7 @@ class Contestant:
         return time.perf_counter() - begin
 
     def stats(self) -> dict[str, int]:
-        tiers = getattr(self.collection._store, "tiers", None)
-        if tiers is None:
-            return {}
-        counts = {"rows_fetched": tiers.num_fetched, "rows_written_back": tiers.num_written_back}
-        return {**tiers.store.stats(), **counts, "memory_bytes": tiers.memory_bytes}
+        return self.collection.storage_stats()
 
     def checksum(self) -> float:
         """Of the pooled rows of the first batch as they are now."""
@@ -161,7 +157,7 @@ class Contestant:
 
 
 def main() -> None:
-    kind, name, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    name, directory, kind = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     contestant: Contestant | None = None
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -133,6 +133,23 @@ class Trainer:
             return self._train(checkpoints, resume, begin)
         finally:
             checkpoints.unlock()
+
+    def steps(self) -> Iterator[float]:
+        """One training step after another from the start, without end; the loss of each.
+
+        No evaluation, no checkpoint, no history: for benchmarks and notebooks. Rows on SSD go to the run's directory.
+        """
+        torch.manual_seed(self.config.seed)
+        if self.config.training.threads is not None:
+            torch.set_num_threads(self.config.training.threads)
+        self._build()
+        window = self._window(training_loader(self.config, self.data_dir, self.manifest))
+        while True:
+            batch = window.next(self.config.storage.look_ahead + 1)
+            loss = self._step(batch)
+            self.state.step += 1
+            self.state.num_samples += batch.num_samples
+            yield loss
 
     def _check_directory(self, resume: bool) -> None:
         if self.run_dir.exists() and not self.run_dir.is_dir():
