@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,20 +104,38 @@ def replay(
     look_ahead: int = 0,
     known_ahead: int = 0,
 ) -> Counts:
-    """Send ``ids`` ([N]) through a cache of ``num_slots``, ``num_pinned`` of them pinned, and count.
+    """``replay_batches`` of ``ids`` ([N]) in batches of ``batch_size`` lookups."""
+    places = np.ascontiguousarray(ids, np.int64)
+    return replay_batches(
+        list(batches_of(places, batch_size)), policy, num_pinned, num_slots, look_ahead, known_ahead
+    )
+
+
+def replay_batches(
+    batches: Sequence[Ids],
+    policy: str,
+    num_pinned: int,
+    num_slots: int,
+    look_ahead: int = 0,
+    known_ahead: int = 0,
+    count_from: int = 0,
+) -> Counts:
+    """Send batches of places through a cache of ``num_slots``, ``num_pinned`` of them pinned, and count.
 
     look_ahead: batches that are reserved while one trains; fewer where slots do not suffice. known_ahead: batches
-    that are announced beyond those. Raises ConfigError if a single batch does not fit.
+    that are announced beyond those. count_from: the first batch that counts; those before it fill the cache. Raises
+    ConfigError if a single batch does not fit.
     """
     if policy not in POLICIES:
         raise ConfigError(f"policy {policy!r} is none of {', '.join(POLICIES)}")
-    places = np.ascontiguousarray(ids, np.int64)
-    num_rows = max(int(places.max(initial=0)) + 1, num_pinned)
+    batches = [np.ascontiguousarray(batch, np.int64) for batch in batches]
+    num_rows = max(max((int(batch.max(initial=-1)) for batch in batches), default=-1) + 1, num_pinned)
     run = _Replay(_native.RowCache([(num_rows, num_pinned, num_slots, POLICIES[policy])]))
-    batches = list(batches_of(places, batch_size))
     for batch in batches[:known_ahead]:
         run.announce(batch)
     for now, batch in enumerate(batches):
+        if now == count_from:
+            run.num_distinct = run.rows_read = run.rows_written = 0
         if known_ahead and now + known_ahead < len(batches):
             run.announce(batches[now + known_ahead])
         run.reserve(batch)
@@ -125,7 +143,8 @@ def replay(
     while run.num_open:
         run.release()
     rows_written = run.rows_written + len(run.cache.take_dirty().places)
-    return Counts(len(batches), len(places), run.num_distinct, run.rows_read, rows_written)
+    counted = batches[count_from:]
+    return Counts(len(counted), sum(map(len, counted)), run.num_distinct, run.rows_read, rows_written)
 
 
 def belady(ids: Ids, batch_size: int, num_slots: int) -> Counts:

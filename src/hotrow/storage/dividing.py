@@ -1,0 +1,174 @@
+"""A plan for a DRAM budget whose caches are chosen by an earlier window of batches, table by table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from hotrow.core import DataType, EmbeddingConfig, Plan
+from hotrow.errors import ConfigError
+from hotrow.jagged import KeyedJaggedTensor
+from hotrow.optim import Optimizer
+from hotrow.storage.budget import CACHE_SLOT_BYTES, ROW_ID_BYTES, capacity_for, slots_within
+from hotrow.storage.choosing import MAX_LOOKUPS, CacheChoice, Window, choose_cache, find_stream
+from hotrow.storage.replay import Ids
+
+MAX_BATCHES = 1024
+MAX_WINDOW_LOOKUPS = 1 << 25
+"""Lookups of all tables that are kept of a window: 256 MiB."""
+_STEPS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Shares of a table's equal part of the budget at which its curve is known."""
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """A table that does not fit its part: its window and what a slot costs."""
+
+    table: EmbeddingConfig
+    window: Window
+    slot_bytes: int
+
+    def slots(self, capacity_bytes: int) -> int:
+        num_rows = self.table.num_embeddings
+        return slots_within(self.table.name, capacity_bytes, num_rows, num_rows, self.slot_bytes)
+
+    def reads(self, capacity_bytes: int) -> float | None:
+        """Rows that LRU reads a batch; None if batches do not fit."""
+        least = capacity_for(self.window.room, self.table.num_embeddings, self.slot_bytes)
+        if capacity_bytes < least:
+            return None
+        found = self.window.rows_read_per_lookup("lru", 0, self.slots(capacity_bytes), 0)
+        return None if found is None else found * self.window.num_lookups / self.window.num_batches
+
+
+def choose_plan(
+    tables: Sequence[EmbeddingConfig],
+    dram_bytes: int | str,
+    optimizer: Optimizer | None,
+    batches: Iterable[KeyedJaggedTensor],
+    *,
+    look_ahead: int = 2,
+    order_is_new: bool = False,
+    max_lookups: int = MAX_LOOKUPS,
+) -> Plan:
+    """A plan for a DRAM budget by a window of earlier batches (the first ``MAX_BATCHES`` at most are taken).
+
+    As ``Plan.within``: tables that take less than an equal share stay whole in DRAM. Those on SSD divide what is left
+    equally, or by what another slot spares each of them if that reads fewer rows in the window; each gets the policy,
+    prefix and size that ``choose_cache`` finds. ``notes["caches"]`` has the numbers of every choice. order_is_new: see
+    ``Window``. Raises ConfigError for a window of less than two batches, BudgetTooSmall as the collection would.
+    """
+    simple = Plan.within(tables, dram_bytes, optimizer)
+    names = [table.name for table in tables if simple.tables[table.name].cache is not None]
+    if not names:
+        return simple
+    lookups = _lookups(tables, names, batches)
+
+    def window(name: str) -> Window:
+        return Window(
+            lookups[name], order_is_new=order_is_new, look_ahead=look_ahead, max_lookups=max_lookups
+        )
+
+    asked = [table for table in tables if table.name in lookups]
+    cached = [_Cached(table, window(table.name), _slot_bytes(table, optimizer)) for table in asked]
+    shares = {c.table.name: _capacity(simple, c.table.name) for c in cached}
+    streams = _keep_streams_small(cached, shares)
+    shares |= _divide([c for c in cached if c.table.name not in streams], shares)
+    chosen = {c.table.name: choose_cache(c.window, c.slots(shares[c.table.name])) for c in cached}
+    choices: dict[str, Any] = dict.fromkeys(simple.tables, "dram")
+    for name in names:  # a table that no feature of the window asks for has a small cache all the same
+        choices[name] = _choice(chosen.get(name), shares.get(name, _capacity(simple, name)))
+    plan = Plan.manual(choices, tables)
+    return replace(plan, notes={"caches": {name: choice.to_json() for name, choice in chosen.items()}})
+
+
+def _capacity(plan: Plan, name: str) -> int:
+    cache = plan.tables[name].cache
+    assert cache is not None
+    return cache.capacity_bytes
+
+
+def _choice(chosen: CacheChoice | None, capacity_bytes: int) -> dict[str, Any]:
+    cache: dict[str, Any] = {"bytes": capacity_bytes}
+    if chosen is not None:
+        cache |= {"policy": chosen.policy, "pinned_rows": chosen.num_pinned_rows}
+    return {"cache": cache}
+
+
+def _slot_bytes(table: EmbeddingConfig, optimizer: Optimizer | None) -> int:
+    state = 0 if optimizer is None else optimizer.state_bytes_per_row(table.embedding_dim)
+    row_id = ROW_ID_BYTES if table.data_type is DataType.BF16 else 0
+    return table.data_type.row_bytes(table.embedding_dim) + state + CACHE_SLOT_BYTES + row_id
+
+
+def _lookups(
+    tables: Sequence[EmbeddingConfig], names: Sequence[str], batches: Iterable[KeyedJaggedTensor]
+) -> Mapping[str, list[Ids]]:
+    """Ids of each batch for the tables of these names, in the order of their features."""
+    wanted = [table for table in tables if table.name in names]
+    found: dict[str, list[Ids]] = {table.name: [] for table in wanted}
+    num_kept = 0
+    for batch in islice(batches, MAX_BATCHES):
+        for table in wanted:
+            ids = [batch[feature].values().numpy() for feature in table.feature_names]
+            found[table.name].append(np.concatenate(ids).astype(np.int64) if ids else np.empty(0, np.int64))
+            num_kept += len(found[table.name][-1])
+        if num_kept >= MAX_WINDOW_LOOKUPS:
+            break
+    if not found or min(map(len, found.values())) < 2:
+        raise ConfigError("caches are chosen by two batches at least: give more of them")
+    return {name: ids for name, ids in found.items() if sum(map(len, ids))}
+
+
+def _keep_streams_small(cached: Sequence[_Cached], shares: dict[str, int]) -> set[str]:
+    """Names of tables whose rows hardly come again: they keep what batches need, the others share what is left."""
+    streams = {c.table.name: c for c in cached if find_stream(c.window, c.slots(shares[c.table.name]))}
+    others = [c.table.name for c in cached if c.table.name not in streams]
+    for name, stream in streams.items():
+        least = capacity_for(stream.window.room, stream.table.num_embeddings, stream.slot_bytes)
+        spared = max(0, shares[name] - least)
+        shares[name] -= spared
+        for other in others:
+            shares[other] += spared // len(others)
+    return set(streams)
+
+
+def _divide(cached: Sequence[_Cached], shares: Mapping[str, int]) -> dict[str, int]:
+    """The caches' bytes by marginal gain along LRU's curves, where that reads fewer rows than ``shares``."""
+    shares = {c.table.name: shares[c.table.name] for c in cached}
+    curves = [_curve(c, shares[c.table.name]) for c in cached]
+    if len(cached) < 2 or not all(curves):
+        return dict(shares)
+    at = [0] * len(cached)  # points of the curves
+    left = sum(shares.values()) - sum(curve[0][0] for curve in curves)
+    while True:
+        steps = [
+            (gain, index, point)
+            for index, curve in enumerate(curves)
+            for point in range(at[index] + 1, len(curve))
+            if 0 < curve[point][0] - curve[at[index]][0] <= left
+            for gain in [(curve[at[index]][1] - curve[point][1]) / (curve[point][0] - curve[at[index]][0])]
+        ]
+        if not steps:
+            break
+        _, index, point = max(steps)
+        left -= curves[index][point][0] - curves[index][at[index]][0]
+        at[index] = point
+    found = {c.table.name: curve[i][0] for c, curve, i in zip(cached, curves, at)}
+    equal = [c.reads(shares[c.table.name]) for c in cached]
+    divided = sum(curve[i][1] for curve, i in zip(curves, at))
+    if left < 0 or (None not in equal and divided >= sum(r for r in equal if r is not None)):
+        return dict(shares)
+    return found
+
+
+def _curve(cached: _Cached, share: int) -> list[tuple[int, float]]:
+    """(bytes, rows read a batch) at ``_STEPS`` of a share, from the least that batches fit into."""
+    whole = capacity_for(cached.table.num_embeddings, cached.table.num_embeddings, cached.slot_bytes)
+    points = [min(int(share * step), whole) for step in _STEPS]
+    found = [(size, reads) for size in sorted(set(points)) if (reads := cached.reads(size)) is not None]
+    return found
