@@ -27,7 +27,13 @@ if TYPE_CHECKING:
         TablePlan,
         Tier,
     )
-    from hotrow.embedding import EmbeddingBagCollection, EmbeddingCollection, replace_embeddings
+    from hotrow.embedding import (
+        EmbeddingBagCollection,
+        EmbeddingCollection,
+        embedding_tables,
+        look_ahead,
+        replace_embeddings,
+    )
     from hotrow.errors import (
         BudgetTooSmall,
         ConfigError,
@@ -61,7 +67,14 @@ _MODULE_OF = {
         "hotrow.core",
     ),
     **dict.fromkeys(
-        ("EmbeddingBagCollection", "EmbeddingCollection", "replace_embeddings"), "hotrow.embedding"
+        (
+            "EmbeddingBagCollection",
+            "EmbeddingCollection",
+            "embedding_tables",
+            "look_ahead",
+            "replace_embeddings",
+        ),
+        "hotrow.embedding",
     ),
     **dict.fromkeys(
         (
@@ -110,6 +123,8 @@ __all__ = [
     "TablePlan",
     "Tier",
     "__version__",
+    "embedding_tables",
+    "look_ahead",
     "optim",
     "replace_embeddings",
 ]

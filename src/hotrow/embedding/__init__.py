@@ -1,9 +1,10 @@
 """EmbeddingBagCollection and EmbeddingCollection: tables in memory or on SSD, trained in the backward pass."""
 
+from hotrow.embedding.ahead import look_ahead
 from hotrow.embedding.bags import EmbeddingBagCollection
 from hotrow.embedding.foreign import convert_config
 from hotrow.embedding.module import STATE_DICT_LIMIT_BYTES
-from hotrow.embedding.replace import Replacement, replace_embeddings
+from hotrow.embedding.replace import Replacement, Replacements, embedding_tables, replace_embeddings
 from hotrow.embedding.sequences import EmbeddingCollection
 from hotrow.embedding.ticket import Ticket
 
@@ -12,7 +13,10 @@ __all__ = [
     "EmbeddingBagCollection",
     "EmbeddingCollection",
     "Replacement",
+    "Replacements",
     "Ticket",
     "convert_config",
+    "embedding_tables",
+    "look_ahead",
     "replace_embeddings",
 ]

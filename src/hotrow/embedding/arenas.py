@@ -11,7 +11,7 @@ from torch import Tensor
 from hotrow import kernels
 from hotrow.core import INT8_TAIL_BYTES, DataType, EmbeddingConfig, Plan, TablePlan, Tier
 from hotrow.embedding.tables import table_spec
-from hotrow.errors import BudgetTooSmall, ConfigError
+from hotrow.errors import BudgetTooSmall
 from hotrow.kernels import FeatureSpec, TableGroup
 from hotrow.optim import Optimizer
 from hotrow.storage import CACHE_SLOT_BYTES, ROW_ID_BYTES, Buffers, TieredTable, capacity_for, slots_within
@@ -81,11 +81,6 @@ def _lay_out_table(table: EmbeddingConfig, planned: TablePlan, optimizer: Optimi
                 f"table {table.name!r}: a cache of {planned.cache.capacity_bytes} bytes holds {num_cached} rows, and "
                 f"{planned.cache.num_pinned_rows} are to be pinned in it beside others; give it at least {least} bytes"
             )
-    if num_slots < num_rows and table.init_fn is not None:
-        raise ConfigError(
-            f"table {table.name!r}: init_fn fills a whole table, and {num_rows - num_slots} of its rows are on ssd; "
-            "leave it out, or keep the table in dram"
-        )
     low, high = table.init_bounds()
     return TieredTable(
         name=table.name,

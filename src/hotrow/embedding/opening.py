@@ -85,7 +85,7 @@ def _open(
     if last is None:
         store.fill_from_functions()
     else:
-        store.seed, store.step = last[1].seed, last[1].step
+        store.seed, store.step, store.part_steps = last[1].seed, last[1].step, last[1].part_steps
     return store
 
 

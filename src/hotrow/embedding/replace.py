@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,11 +15,14 @@ from hotrow.embedding.bags import DEFAULT_OPTIMIZER, EmbeddingBagCollection
 from hotrow.embedding.collection import check_seed
 from hotrow.embedding.foreign import collection_tables, is_torchrec_collection
 from hotrow.embedding.module import TableModule
+from hotrow.embedding.opening import make_store
 from hotrow.embedding.sequences import EmbeddingCollection
+from hotrow.embedding.shared import cut
 from hotrow.embedding.single import GatheredTable, PooledTable
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_plan, check_tables, store_rows
-from hotrow.errors import ConfigError
+from hotrow.embedding.tiered import TieredStore
+from hotrow.errors import ConfigError, HotrowError
 from hotrow.optim import Optimizer
 
 DATA_TYPES = {torch.float32: DataType.FP32, torch.bfloat16: DataType.BF16}
@@ -32,6 +36,49 @@ class Replacement:
     was: str
     module: TableModule
     tables: tuple[str, ...]
+
+
+class Replacements(list[Replacement]):
+    """What ``replace_embeddings`` did, module by module. With a ``storage_dir`` the modules' tables share it.
+
+    Then ``commit`` makes all of them durable together, and ``close`` (or leaving a ``with``) lets the directory go.
+    """
+
+    def __init__(self, replaced: Sequence[Replacement], shared: TieredStore | None) -> None:
+        super().__init__(replaced)
+        self._shared = shared
+
+    @property
+    def step(self) -> int:
+        """Updates of the module that has made the most; those before a commit that was opened count."""
+        return max((item.module.step for item in self), default=0)
+
+    def commit(self, name: str) -> Path:
+        """Make rows, optimizer state and steps of all modules durable under ``name``, whole or not at all.
+
+        Returns the directory. Raises as ``EmbeddingBagCollection.commit``.
+        """
+        if self._shared is None:
+            raise ConfigError(
+                f"commit {name!r}: these tables are in memory; give replace_embeddings a storage_dir, or save "
+                "state_dict() and the modules' optimizer_state()"
+            )
+        self._shared.step = self.step
+        self._shared.part_steps = tuple(item.module.step for item in self)
+        return self._shared.commit(name)
+
+    def close(self) -> None:
+        """Let the rows go. Every later use of the modules raises ConfigError."""
+        for item in self:
+            item.module.close()
+        if self._shared is not None:
+            self._shared.close()
+
+    def __enter__(self) -> Replacements:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @dataclass
@@ -49,8 +96,9 @@ def replace_embeddings(
     plan: Plan | None = None,
     optimizer: Optimizer | None = DEFAULT_OPTIMIZER,
     *,
+    storage_dir: str | Path | None = None,
     seed: int = 0,
-) -> list[Replacement]:
+) -> Replacements:
     """Swap every ``nn.EmbeddingBag``, ``nn.Embedding`` and TorchRec collection inside ``model`` for hotrow's.
 
     Weights are kept, calls stay the same, ``state_dict`` keys stay the same. A module that the model uses in several
@@ -60,6 +108,10 @@ def replace_embeddings(
     stay frozen. A replaced ``weight`` may be read, but a gradient that reaches it other than through the module's own
     call (a weight tied by ``F.linear(x, embedding.weight)``, a penalty on the weight) is a ConfigError in the
     backward; the tables of a replaced TorchRec collection have no such guard, and give no gradient there.
+
+    plan: where rows live; ``embedding_tables(model)`` are the tables to make one for. storage_dir: where rows on ssd
+    and commits live. A new one takes the model's weights; one that has commits is opened at the last, and the
+    model's weights are not looked at.
 
     Raises ConfigError, before anything is changed, naming the path and the feature that has no exact counterpart:
     max_norm, scale_grad_by_freq, mode 'max', weights tied to another module, hooks, subclasses with their own
@@ -71,9 +123,16 @@ def replace_embeddings(
         raise ConfigError(
             f"{type(model).__name__} has no nn.EmbeddingBag, nn.Embedding or TorchRec collection to replace"
         )
-    check_plan([table for item in found for table in item.tables], plan)
+    check_plan([table for item in found for table in item.tables], plan, storage_dir)
     _refuse_tied_weights(model, found)
-    twins = [_build(item, optimizer, seed) for item in found]  # whatever is refused is refused here
+    shared = None if storage_dir is None else _open_shared(found, plan, optimizer, storage_dir, seed)
+    stores = [None] * len(found) if shared is None else cut(shared, [len(item.tables) for item in found])
+    try:  # whatever is refused is refused here
+        twins = [_build(item, optimizer, seed, store) for item, store in zip(found, stores)]
+    except ConfigError:
+        if shared is not None:
+            shared.close()
+        raise
     replacements = []
     for item, twin in zip(found, twins):
         twin.train(item.module.training)
@@ -88,7 +147,41 @@ def replace_embeddings(
                 tables=tuple(table.name for table in item.tables),
             )
         )
-    return replacements
+    return Replacements(replacements, shared)
+
+
+def embedding_tables(model: nn.Module) -> list[EmbeddingConfig]:
+    """The tables that ``replace_embeddings`` would make of ``model``: what a plan for it is made of. Raises as it."""
+    return [table for item in _find(model) for table in item.tables]
+
+
+def _open_shared(
+    found: Sequence[_Found],
+    plan: Plan | None,
+    optimizer: Optimizer | None,
+    storage_dir: str | Path,
+    seed: int,
+) -> TieredStore:
+    """One store for all tables: as last committed, or new with the modules' weights."""
+    tables = [table for item in found for table in item.tables]
+    names = [table.name for table in tables]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"storage_dir={str(storage_dir)!r}: several collections of the model have tables {twice}; give each its "
+            "own names"
+        )
+    store = make_store(tables, optimizer, seed, plan, storage_dir)
+    assert isinstance(store, TieredStore)
+    try:
+        if store.directory.last() is None:
+            for index, weight in enumerate(w for item in found for w in item.weights):
+                store.write_table(index, {"weight": weight.detach()})
+            store.refresh()
+    except HotrowError:
+        store.close()
+        raise
+    return store
 
 
 def _find(model: nn.Module) -> list[_Found]:
@@ -181,21 +274,23 @@ def _refuse_tied_weights(model: nn.Module, found: Sequence[_Found]) -> None:
                 )
 
 
-def _build(item: _Found, optimizer: Optimizer | None, seed: int) -> TableModule:
-    """The replacement, with a copy of the weights in arenas of its own."""
-    rows = [store_rows(weight, table) for table, weight in zip(item.tables, item.weights)]
-    module = item.module
+def _build(item: _Found, optimizer: Optimizer | None, seed: int, store: TieredStore | None) -> TableModule:
+    """The replacement over ``store``, or with a copy of the weights in arenas of its own."""
+    module, rows = item.module, list[Tensor]()
+    if store is None:
+        rows = [store_rows(weight, table) for table, weight in zip(item.tables, item.weights)]
     if not isinstance(module, (nn.EmbeddingBag, nn.Embedding)):
-        return _build_collection(item, TableStore(item.tables, optimizer, seed, rows))
+        return _build_collection(item, store or TableStore(item.tables, optimizer, seed, rows))
     options: dict[str, Any] = {
         "padding_idx": module.padding_idx,
         "is_frozen": not item.weights[0].requires_grad,
     }
     table = cast(EmbeddingBagConfig, item.tables[0])
+    source = store or rows[0]
     if isinstance(module, nn.Embedding):
-        return GatheredTable(table, rows[0], optimizer, seed, **options)
+        return GatheredTable(table, source, optimizer, seed, **options)
     return PooledTable(
-        table, rows[0], optimizer, seed, include_last_offset=bool(module.include_last_offset), **options
+        table, source, optimizer, seed, include_last_offset=bool(module.include_last_offset), **options
     )
 
 

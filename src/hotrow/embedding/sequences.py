@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class EmbeddingCollection(Collection):
         lease = None
         if isinstance(features, Ticket):
             lease, jagged = features.take_lease(self), features.jagged
-            features = features.features
+            features = cast(KeyedJaggedTensor, features.features)
         else:
             jagged = self._jagged(features)
         stride = features.stride()

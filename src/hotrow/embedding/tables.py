@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from hotrow.core import (
     Representation,
     Tier,
 )
-from hotrow.errors import ConfigError
+from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import FeatureSpec, TableSpec
 from hotrow.optim import Optimizer
 
@@ -185,6 +187,29 @@ def make_rows(table: EmbeddingConfig, seed: int) -> Tensor:
         kernels.initialize_rows(exact, low, high, seed=seed, random_key=key, first_row=first)
         part.copy_(kernels.quantize_rows(exact))
     return rows
+
+
+def filled_on_disk(table: EmbeddingConfig, directory: Path) -> Tensor:
+    """What ``init_fn`` fills in, fp32 ``[num_embeddings, dim]``, in a file that is gone with the tensor.
+
+    The file is mapped into memory, so that a table that is larger than it can be filled. Raises StorageError.
+    """
+    assert table.init_fn is not None
+    count = table.num_embeddings * table.embedding_dim
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".filling-", dir=directory) as file:
+            os.posix_fallocate(
+                file.fileno(), 0, count * 4
+            )  # a full disk is met here, not in the mapped memory
+            filled = torch.from_file(file.name, shared=True, size=count, dtype=torch.float32)
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: no file of {count * 4} bytes for init_fn of table {table.name!r}: {error.strerror}"
+        ) from error
+    filled = filled.view(table.num_embeddings, table.embedding_dim)
+    with torch.no_grad():
+        table.init_fn(filled)
+    return filled
 
 
 def store_rows(values: Tensor, table: EmbeddingConfig, rows: Tensor | None = None) -> Tensor:

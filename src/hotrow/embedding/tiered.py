@@ -14,7 +14,7 @@ from hotrow.core import EmbeddingConfig
 from hotrow.embedding.arenas import array_specs, make_group
 from hotrow.embedding.lookup import Jagged
 from hotrow.embedding.store import TableStore, check_arrays
-from hotrow.embedding.tables import make_rows, store_rows
+from hotrow.embedding.tables import filled_on_disk, store_rows
 from hotrow.errors import ConfigError, HotrowError, IdOutOfRange
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.kernels import TableGroup
@@ -43,6 +43,7 @@ class TieredStore(TableStore):
     ) -> None:
         super().__init__(tables, optimizer, seed, tiers.group.rows, tiers.group.state)
         self.tiers, self.directory = tiers, directory
+        self.part_steps: tuple[int, ...] = ()
         self._make_cache, self._is_stale = make_cache, False
         self._group = tiers.group
         self._specs = [array_specs(table, optimizer) for table in tables]
@@ -150,10 +151,14 @@ class TieredStore(TableStore):
     def slots_of(self, lease: Lease) -> Iterator[Tensor]:
         """The slots of a lease, with what ``write_table`` wrote before in them."""
         if self._is_stale:
-            self.tiers.refresh(self._make_cache())
-            self._is_stale = False
+            self.refresh()
         with lease.use() as slots:
             yield slots
+
+    def refresh(self) -> None:
+        """Have in slots what ``write_table`` wrote."""
+        self.tiers.refresh(self._make_cache())
+        self._is_stale = False
 
     def arrays(self) -> dict[str, Tensor]:
         """Rows and state by name: ``<table>.weight``, ``<table>.<state>``. Copies of what they are now."""
@@ -224,6 +229,7 @@ class TieredStore(TableStore):
             initial_seed=self.tiers.initial_seed,
             optimizer=self.optimizer.name,
             tables=tuple(table.description for table in self.tiers.tables),
+            part_steps=self.part_steps,
         )
 
     def close(self) -> None:
@@ -235,7 +241,7 @@ class TieredStore(TableStore):
         """Rows of tables with an ``init_fn`` are not functions of the seed: they go into the store as they are."""
         for index, table in enumerate(self.tables):
             if table.init_fn is not None:
-                self.write_table(index, {"weight": make_rows(table, self.seed)})
+                self.write_table(index, {"weight": filled_on_disk(table, self.directory.rows)})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise ConfigError(

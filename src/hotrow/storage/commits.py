@@ -34,7 +34,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, kw_only=True)
 class CommitManifest(Document):
-    """What a commit is of: number (commits are counted), step, seeds, kind of optimizer, what the records are."""
+    """What a commit is of: number (commits are counted), step, seeds, kind of optimizer, what the records are.
+
+    part_steps: of each module, where several share the tables (``step`` is then the largest).
+    """
 
     FORMAT: ClassVar[str] = "hotrow-collection"
     FORMAT_VERSION: ClassVar[int] = 1
@@ -45,10 +48,14 @@ class CommitManifest(Document):
     initial_seed: int
     optimizer: str
     tables: tuple[Mapping[str, Any], ...]
+    part_steps: tuple[int, ...] = ()
 
     def body(self) -> dict[str, Any]:
         value: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         value["tables"] = [dict(table) for table in self.tables]
+        value["part_steps"] = list(self.part_steps)
+        if not self.part_steps:
+            del value["part_steps"]
         return value | {"crc32": zlib.crc32(json.dumps(value, sort_keys=True).encode())}
 
     @classmethod
@@ -58,6 +65,7 @@ class CommitManifest(Document):
             **numbers,
             optimizer=take(body, "optimizer", str, where),
             tables=tuple(take(body, "tables", list, where)),
+            part_steps=tuple(take(body, "part_steps", list, where)) if "part_steps" in body else (),
         )
         if take(body, "crc32", int, where) != found.body()["crc32"]:
             raise FormatError(f"{where}: its checksum is not that of its fields: the file was altered")
