@@ -57,15 +57,33 @@ def lay_out(
     tables: Sequence[EmbeddingConfig], plan: Plan, optimizer: Optimizer
 ) -> tuple[list[TieredTable], Buffers]:
     """Slots of every table under a plan, and the buffers they share. Raises BudgetTooSmall naming the table."""
+    buffers = Buffers.of(cache_bytes_of(tables, plan))
+    return [_lay_out_table(table, plan.tables[table.name], optimizer, True) for table in tables], buffers
+
+
+def lay_out_for_reading(
+    tables: Sequence[EmbeddingConfig], plan: Plan, optimizer: Optimizer
+) -> list[TieredTable]:
+    """As ``lay_out`` for slots that hold rows without their state. optimizer: whose state the records have."""
+    return [_lay_out_table(table, plan.tables[table.name], optimizer, False) for table in tables]
+
+
+def cache_bytes_of(tables: Sequence[EmbeddingConfig], plan: Plan) -> int:
+    """Capacity of all caches of a plan."""
     caches = [plan.tables[table.name].cache for table in tables]
-    buffers = Buffers.of(sum(cache.capacity_bytes for cache in caches if cache))
-    return [_lay_out_table(table, plan.tables[table.name], optimizer) for table in tables], buffers
+    return sum(cache.capacity_bytes for cache in caches if cache)
 
 
-def _lay_out_table(table: EmbeddingConfig, planned: TablePlan, optimizer: Optimizer) -> TieredTable:
+def _lay_out_table(
+    table: EmbeddingConfig, planned: TablePlan, optimizer: Optimizer, with_state: bool
+) -> TieredTable:
     specs = array_specs(table, optimizer)
     record_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in specs.values())
-    slot_bytes = record_bytes + CACHE_SLOT_BYTES + (ROW_ID_BYTES if table.data_type is DataType.BF16 else 0)
+    if with_state:
+        kept_bytes = record_bytes + (ROW_ID_BYTES if table.data_type is DataType.BF16 else 0)
+    else:
+        kept_bytes = table.data_type.row_bytes(table.embedding_dim)
+    slot_bytes = kept_bytes + CACHE_SLOT_BYTES
     num_rows, num_dram = table.num_embeddings, 0
     for segment in planned.segments:
         num_dram = segment.end if segment.tier is Tier.DRAM else num_dram

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from hotrow.core import DataType, EmbeddingBagConfig, Plan, PoolingType
 from hotrow.embedding.collection import Collection, check_kind, check_seed
 from hotrow.embedding.lookup import Jagged
-from hotrow.embedding.opening import make_store
+from hotrow.embedding.opening import make_store, open_read_only
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_device, check_plan, check_tables, store_rows
 from hotrow.embedding.ticket import Ticket
@@ -39,7 +39,10 @@ class EmbeddingBagCollection(Collection):
     SSD behind a cache in DRAM; the numbers are the same. optimizer: None makes rows ordinary parameters with sparse
     gradients, for accumulation, clipping or any torch optimizer. storage_dir: where rows on ssd and commits live; one
     that has commits is opened at the last one, or at ``from_commit``, a commit's directory anywhere. seed: initial
-    values are functions of (seed, table name, row id).
+    values are functions of (seed, table name, row id). read_only: read the rows of ``from_commit`` where they lie,
+    without a storage_dir: nothing is written there, outputs need no gradient, whatever would change rows raises
+    ConfigError, and any number of threads and processes may look up at the same time. optimizer and seed are then those
+    of the commit.
 
     Raises ConfigError for tables, plan, device or seed that cannot be run; ``forward`` raises DataError for a missing
     feature or lengths that do not add up, IdOutOfRange for an id outside its table (rows stay as they were).
@@ -58,6 +61,7 @@ class EmbeddingBagCollection(Collection):
         storage_dir: str | Path | None = None,
         seed: int = 0,
         from_commit: str | Path | None = None,
+        read_only: bool = False,
     ) -> None:
         check_kind(tables, EmbeddingBagConfig, "EmbeddingBagCollection")
         check_tables(tables)
@@ -67,8 +71,11 @@ class EmbeddingBagCollection(Collection):
                     f"table {table.name!r}: pooling NONE; use EmbeddingCollection for rows without pooling"
                 )
         check_device(device)
-        check_plan(tables, plan, storage_dir)
-        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
+        check_plan(tables, plan, from_commit if storage_dir is None else storage_dir)
+        if read_only:
+            super().__init__(open_read_only(tables, plan, storage_dir, from_commit))
+        else:
+            super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
         self._is_weighted = is_weighted
         self._configs = list(tables)
 

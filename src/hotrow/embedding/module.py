@@ -180,10 +180,10 @@ class TableModule(nn.Module):
     def _attach(self, store: TableStore) -> None:
         self._store = store
         self._handle = register_target(store)
-        self._is_fused = store.optimizer is not None
+        self._is_fused = store.optimizer is not None or store.is_read_only
         self._input_keys = list(store.input_keys)
         self._output_width = sum(store.output_dims)
-        self._anchor = torch.empty(0, requires_grad=self._is_fused)
+        self._anchor = torch.empty(0, requires_grad=self._is_fused and not store.is_read_only)
         self._clock = torch.zeros((), dtype=torch.int64)
 
     def freeze(self) -> None:
@@ -196,6 +196,8 @@ class TableModule(nn.Module):
         Rows with a fused optimizer are in nobody's ``parameters()``, so ``requires_grad_`` of a model that holds this
         module does not reach them: call this one.
         """
+        if requires_grad:
+            self._store.check_writable("requires_grad_")
         super().requires_grad_(requires_grad)
         if self._is_fused:
             self._anchor.requires_grad_(requires_grad)
@@ -213,6 +215,7 @@ class TableModule(nn.Module):
     @property
     def lr(self) -> float:
         """Learning rate of the next update. May be set at any time. ConfigError with ``optimizer=None``."""
+        self._store.check_writable("lr")
         if self._store.optimizer is None:
             raise ConfigError(
                 "lr: this module has optimizer=None; the rate belongs to the optimizer that trains it"
@@ -245,6 +248,7 @@ class TableModule(nn.Module):
 
     def load_row_arrays(self, arrays: Mapping[str, Tensor]) -> None:
         """Copy in what ``row_arrays`` gave. Raises ConfigError naming an array that does not fit."""
+        self._store.check_writable("load_row_arrays")
         with torch.no_grad():
             self._store.load_arrays(arrays)
 
@@ -257,6 +261,7 @@ class TableModule(nn.Module):
 
     def load_table(self, table: str, arrays: Mapping[str, Tensor]) -> None:
         """Copy in all arrays of one table: ``weight`` and state. Raises ConfigError naming what does not fit."""
+        self._store.check_writable("load_table")
         if table not in [config.name for config in self._store.tables]:
             raise ConfigError(f"no table {table!r}; tables are {[c.name for c in self._store.tables]}")
         with torch.no_grad():
@@ -268,12 +273,14 @@ class TableModule(nn.Module):
 
     def load_random_state(self, state: Mapping[str, int]) -> None:
         """Continue from what ``random_state`` gave. Raises ConfigError for other fields or negative numbers."""
+        self._store.check_writable("load_random_state")
         if set(state) != {"seed", "step"} or any(not isinstance(v, int) or v < 0 for v in state.values()):
             raise ConfigError(f"random state {dict(state)} must be seed and step, whole numbers >= 0")
         self._store.seed, self._store.step = state["seed"], state["step"]
 
     def optimizer_state(self) -> dict[str, Any]:
         """The fused optimizer's state, not copied: ``{"name", "lr", "step", "state": {table: {name: tensor}}}``."""
+        self._store.check_writable("optimizer_state")
         optimizer = self._store.optimizer
         if optimizer is None:
             raise ConfigError(
@@ -284,6 +291,7 @@ class TableModule(nn.Module):
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Copy in what ``optimizer_state`` gave. Raises ConfigError for another optimizer or other tables."""
+        self._store.check_writable("load_optimizer_state")
         optimizer = self._store.optimizer
         if optimizer is None or state.get("name") != optimizer.name:
             have = None if optimizer is None else optimizer.name

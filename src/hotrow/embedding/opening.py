@@ -7,21 +7,28 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hotrow.core import EmbeddingConfig, Plan
-from hotrow.embedding.arenas import lay_out, make_group
+from hotrow.embedding.arenas import cache_bytes_of, lay_out, lay_out_for_reading, make_group
+from hotrow.embedding.read_only import ReadOnlyStore
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_trainable, features_of
 from hotrow.embedding.tiered import TieredStore
-from hotrow.errors import ConfigError
-from hotrow.optim import Optimizer
+from hotrow.errors import ConfigError, FormatError
+from hotrow.optim import SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
 from hotrow.storage import (
     Buffers,
     CommitManifest,
     NativeCache,
+    ReadOnlyRows,
     RowsDirectory,
     TieredRows,
     TieredTable,
+    open_for_reading,
     open_native_store,
+    staging_for,
 )
+
+_OPTIMIZERS: dict[str, Optimizer] = {o.name: o for o in (SGD(), RowWiseAdagrad(), Adagrad(), Adam())}
+"""One of each kind: what state the records of a commit have."""
 
 
 def make_store(
@@ -58,6 +65,37 @@ def make_store(
         store = _open(tables, optimizer, seed, layout, buffers, directory, last)
         undo.pop_all()
     return store
+
+
+def open_read_only(
+    tables: Sequence[EmbeddingConfig],
+    plan: Plan | None,
+    storage_dir: str | Path | None,
+    from_commit: str | Path | None,
+) -> ReadOnlyStore:
+    """The rows of a commit, read where they lie. Rows, state and seed are its own, whatever trained it."""
+    if from_commit is None or storage_dir is not None:
+        raise ConfigError(
+            "read_only=True reads the rows of a commit where they lie; give from_commit=, a commit's directory, and no "
+            "storage_dir"
+        )
+    path, found = RowsDirectory.load(Path(from_commit))
+    optimizer = _OPTIMIZERS.get(found.optimizer)
+    if optimizer is None:
+        raise FormatError(f"{path}: its optimizer state is of {found.optimizer!r}, which is unknown here")
+    plan = plan or Plan.in_memory(tables)
+    layout = lay_out_for_reading(tables, plan, optimizer)
+    _check_same_tables(path, found, layout)
+    features, _ = features_of(tables)
+    group = make_group(tables, None, [table.num_slots for table in layout], features)
+    staging_bytes = staging_for(cache_bytes_of(tables, plan))
+    cache = NativeCache(layout, [feature.table for feature in features])
+    store = open_for_reading(path, layout, staging_bytes)
+    with ExitStack() as undo:
+        undo.callback(store.close)
+        rows = ReadOnlyRows(group, layout, cache, store, found.initial_seed, staging_bytes)
+        undo.pop_all()
+    return ReadOnlyStore(tables, rows, path, found)
 
 
 def _open(
@@ -102,6 +140,10 @@ def _check_same(
         raise ConfigError(
             f"{path}: rows that were never trained are those of seed={found.initial_seed}; give that seed, not {seed}"
         )
+    _check_same_tables(path, found, layout)
+
+
+def _check_same_tables(path: Path, found: CommitManifest, layout: Sequence[TieredTable]) -> None:
     names = [str(table.get("name")) for table in found.tables]
     if names != [table.name for table in layout]:
         raise ConfigError(

@@ -14,7 +14,7 @@ from hotrow.core import EmbeddingConfig, Plan
 from hotrow.embedding.bags import DEFAULT_OPTIMIZER
 from hotrow.embedding.collection import Collection, check_kind, check_seed
 from hotrow.embedding.lookup import FusedGather, Jagged, SparseGather
-from hotrow.embedding.opening import make_store
+from hotrow.embedding.opening import make_store, open_read_only
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_device, check_plan, check_tables
 from hotrow.embedding.ticket import Ticket
@@ -45,12 +45,16 @@ class EmbeddingCollection(Collection):
         storage_dir: str | Path | None = None,
         seed: int = 0,
         from_commit: str | Path | None = None,
+        read_only: bool = False,
     ) -> None:
         check_kind(tables, EmbeddingConfig, "EmbeddingCollection")
         check_tables(tables)
         check_device(device)
-        check_plan(tables, plan, storage_dir)
-        super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
+        check_plan(tables, plan, from_commit if storage_dir is None else storage_dir)
+        if read_only:
+            super().__init__(open_read_only(tables, plan, storage_dir, from_commit))
+        else:
+            super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
         self._need_indices = need_indices
         self._configs = list(tables)
 

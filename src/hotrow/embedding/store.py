@@ -46,6 +46,8 @@ class TableStore:
     ``step`` counts updates of the whole store; it and ``seed`` are all that random numbers depend on.
     """
 
+    is_read_only = False
+
     def __init__(
         self,
         tables: Sequence[EmbeddingConfig],
@@ -54,7 +56,8 @@ class TableStore:
         rows: Sequence[Tensor] | None = None,
         state: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> None:
-        check_trainable(tables, optimizer)
+        if not self.is_read_only:
+            check_trainable(tables, optimizer)
         self.tables, self.optimizer, self.seed = list(tables), optimizer, seed
         self.step, self.tracer = 0, NO_TRACE
         self.features, self.input_keys = features_of(tables)
@@ -95,6 +98,9 @@ class TableStore:
     def output_dims(self) -> list[int]:
         """Width of each feature's output."""
         return [self.tables[feature.table].embedding_dim for feature in self.features]
+    def check_writable(self, what: str) -> None:
+        """Raise ConfigError if ``what`` would change rows that are only read."""
+
 
     def set_lr(self, lr: float) -> None:
         if self.optimizer is None:

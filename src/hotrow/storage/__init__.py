@@ -10,7 +10,8 @@ from hotrow.storage.budget import (
 )
 from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
-from hotrow.storage.native_store import NativeCache, open_native_store
+from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
+from hotrow.storage.readonly import ReadOnlyRows, staging_for
 from hotrow.storage.tiered import Lease, TieredRows
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Reservation",
     "RowsDirectory",
     "Shortage",
+    "ReadOnlyRows",
     "Store",
     "TieredRows",
     "TieredTable",
@@ -33,3 +35,7 @@ __all__ = [
     "open_native_store",
     "slots_within",
 ]
+    "choose_cache",
+    "choose_plan",
+    "open_for_reading",
+    "staging_for",

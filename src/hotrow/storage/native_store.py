@@ -139,11 +139,7 @@ def open_native_store(
 
     files: ``_native.FileSystem``, the machine's if None. Raises FormatError, StorageError.
     """
-    native = load_native()
-    layout = [
-        (t.name, t.num_rows, t.record_bytes, IDENTITY_ORDER, json.dumps(t.description["record"]))
-        for t in tables
-    ]
+    native, layout = load_native(), _layout(tables)
     options: dict[str, Any] = {
         "files": native.FileSystem() if files is None else files,
         "buffer_bytes": max(buffers.write_buffer_bytes, 4 * (64 + max(t.record_bytes for t in tables))),
@@ -155,6 +151,35 @@ def open_native_store(
         else:
             store = native.RowStore.open(str(directory), str(commit), layout, **options)
     return NativeStore(store, directory)
+
+
+def open_for_reading(
+    commit: Path, tables: Sequence[TieredTable], staging_bytes: int, files: Any = None
+) -> NativeStore:
+    """The records of a commit, read where they lie: nothing is locked or written, and others may do the same.
+
+    staging_bytes: pages read at a time, by each thread that reads. files: as for ``open_native_store``. Raises as it.
+    """
+    native = load_native()
+    with _our_errors(commit, "open the rows"):
+        store = native.RowStore.open(
+            "",
+            str(commit),
+            _layout(tables),
+            files=native.FileSystem() if files is None else files,
+            buffer_bytes=0,
+            staging_bytes=staging_bytes,
+            read_only=True,
+        )
+    return NativeStore(store, commit)
+
+
+def _layout(tables: Sequence[TieredTable]) -> list[tuple[str, int, int, str, str]]:
+    """The tables as the native store takes them."""
+    return [
+        (t.name, t.num_rows, t.record_bytes, IDENTITY_ORDER, json.dumps(t.description["record"]))
+        for t in tables
+    ]
 
 
 def _moves(native: Any) -> Moves:

@@ -1,0 +1,283 @@
+"""Rows that are only read, by any number of threads: a missing row is read by the thread whose batch misses it.
+
+A batch's slots are reserved under a short lock; what it misses is read outside of it. Rows that others are reading
+just then count as resident, so a batch waits, before its slots are used, for the reads that began before it. If one
+of these fails, its caller has the error, and those who counted on its rows reserve again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hotrow import kernels
+from hotrow.errors import BudgetTooSmall, ConfigError, HotrowError
+from hotrow.kernels import Moves, TableGroup
+from hotrow.storage.budget import MAX_STAGING_BYTES, MIN_STAGING_BYTES
+from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
+from hotrow.storage.moves import pieces, range_of_table
+from hotrow.tracing import NO_TRACE
+
+MAX_READERS = 4
+"""Threads that read at the same time, each many pages at once; the others' reads wait for one of them."""
+
+_COPIES = 2  # that each of them has: pages as they lie, and their records
+
+
+def staging_for(cache_bytes: int) -> int:
+    """Bytes read at a time beside caches of so many bytes: the readers' copies take an eighth of these together."""
+    share = cache_bytes // 8 // (_COPIES * MAX_READERS)
+    return max(MIN_STAGING_BYTES, min(share, MAX_STAGING_BYTES))
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """One reservation. before: those whose reads began before it. is_settled: its rows are there, or given up."""
+
+    number: int
+    slots: Tensor
+    fills: Moves
+    before: tuple[_Batch, ...]
+    is_whole: bool = False
+    is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadOnlyLease:
+    """One batch, made by ``ReadOnlyRows.lease``. It holds slots while it is used, and only then."""
+
+    rows: ReadOnlyRows
+    values: Tensor
+    splits: Sequence[int]
+    explain: Callable[[], HotrowError]
+
+    @contextmanager
+    def use(self) -> Iterator[Tensor]:
+        """The slots of the lookups, of the ids' dtype, with their rows in them until the ``with`` ends.
+
+        Waits while other batches have the slots that it needs. Raises BudgetTooSmall if all slots are too few,
+        StorageError or FormatError if rows of this batch cannot be read; other batches go on.
+        """
+        batch = self.rows._reserve(self)
+        while not self.rows._arrive(batch):
+            batch = self.rows._reserve(self)
+        try:
+            yield batch.slots
+        finally:
+            self.rows._release(batch)
+
+
+class ReadOnlyRows:
+    """The arenas of ``group``, which hold rows without state, as a cache in front of ``store``. Thread-safe.
+
+    tables: one per table of the group; a record may have state behind the row. cache: knows the slots. initial_seed: of
+    rows that were never written. staging_bytes: records read at a time. max_readers: threads that read at once.
+    """
+
+    def __init__(
+        self,
+        group: TableGroup,
+        tables: Sequence[TieredTable],
+        cache: Cache,
+        store: Store,
+        initial_seed: int,
+        staging_bytes: int,
+        max_readers: int = MAX_READERS,
+    ) -> None:
+        self.group, self.tables, self.store = group, list(tables), store
+        self.initial_seed, self.staging_bytes = initial_seed, staging_bytes
+        self._cache = cache
+        self._bounds = [(table.low, table.high) for table in tables]
+        self._record_bytes = [table.record_bytes for table in tables]
+        self._row_bytes = [rows.shape[1] * rows.element_size() for rows in group.rows]
+        self._entry = (
+            threading.Lock()
+        )  # one reservation after the other, so that it is known what is being read
+        self._changed = threading.Condition()  # what follows, and waiting for it
+        self._arriving: list[_Batch] = []
+        self._num_open = self._num_ended = 0
+        self._readers = threading.BoundedSemaphore(max_readers)
+        self._is_closed = False
+        self.tracer = NO_TRACE
+        self.num_lookups = self.num_fetched = 0  # what was reserved again counts again
+        self._load_pinned()
+
+    @property
+    def memory_bytes(self) -> int:
+        """DRAM of arenas, cache and store, as it is now."""
+        rows = sum(rows.nbytes for rows in self.group.rows)
+        return rows + self._cache.memory_bytes + self.store.memory_bytes
+
+    @property
+    def num_open(self) -> int:
+        """Batches that have slots now."""
+        return self._num_open
+
+    def stats(self) -> dict[str, int]:
+        """What was done so far: rows and lookups by name, and what the store counts."""
+        return {
+            **self.store.stats(),
+            "rows_fetched": self.num_fetched,
+            "rows_written_back": 0,
+            "num_lookups": self.num_lookups,
+            "memory_bytes": self.memory_bytes,
+        }
+
+    def lease(
+        self, values: Tensor, splits: Sequence[int], explain: Callable[[], HotrowError]
+    ) -> ReadOnlyLease:
+        """A batch that can be looked up, without slots yet.
+
+        values: row ids, int32 or int64 ``[N]``, feature-major. splits: where each feature's lookups begin, and the end.
+        explain: makes the error for an id outside its table.
+        """
+        return ReadOnlyLease(self, values, splits, explain)
+
+    def prefetch(self, lease: ReadOnlyLease) -> None:
+        """Nothing: rows are read by the thread that looks them up."""
+        with self._changed:
+            self._check_open()
+
+    # -- reservations
+
+    def _reserve(self, lease: ReadOnlyLease) -> _Batch:
+        """Slots, as soon as there is room. Who waits here is waited for by those who come later: nobody starves."""
+        with self._entry:
+            while True:
+                with self._changed:
+                    self._check_open()
+                    num_ended, is_alone = self._num_ended, self._num_open == 0
+                try:
+                    with self.tracer.span("translate"):
+                        found = self._cache.reserve(lease.values, lease.splits)
+                except IndexError:
+                    raise lease.explain() from None
+                if isinstance(found, Reservation):
+                    return self._begin(found)
+                if is_alone:
+                    raise self._too_small(found)
+                self._wait_for_an_end(num_ended)
+
+    def _wait_for_an_end(self, num_ended: int) -> None:
+        """Until more batches than these have given their slots back."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_ended != num_ended)
+
+    def _begin(self, found: Reservation) -> _Batch:
+        with self._changed:
+            batch = _Batch(found.number, found.slots, found.fills, tuple(self._arriving))
+            self._num_open += 1
+            self.num_lookups += found.slots.shape[0]
+            self.num_fetched += len(found.fills)
+            if len(found.fills):
+                self._arriving.append(batch)
+            return batch
+
+    def _arrive(self, batch: _Batch) -> bool:
+        """Read what the batch misses and wait for what others read. False if it has to be reserved again."""
+        try:
+            if len(batch.fills):
+                with self._readers:
+                    self._fill(batch.fills)
+            if batch.before:
+                with self._changed:
+                    self._changed.wait_for(lambda: all(other.is_settled for other in batch.before))
+            batch.is_whole = all(other.is_whole for other in batch.before)
+        finally:
+            if not batch.is_whole:
+                self._cache.abandon(batch.number)
+            self._settle(batch)
+        return batch.is_whole
+
+    def _settle(self, batch: _Batch) -> None:
+        with self._changed:
+            batch.is_settled, batch.before = True, ()  # nor do settled batches keep older ones alive
+            if len(batch.fills):
+                self._arriving.remove(batch)
+                self._changed.notify_all()
+        if not batch.is_whole:
+            self._count_end()
+
+    def _release(self, batch: _Batch) -> None:
+        self._cache.release(batch.number, False)
+        self._count_end()
+
+    def _count_end(self) -> None:
+        with self._changed:
+            self._num_open -= 1
+            self._num_ended += 1
+            self._changed.notify_all()
+
+    def _too_small(self, shortage: Shortage) -> BudgetTooSmall:
+        table = self.tables[shortage.table]
+        need, there = shortage.need_slots * table.slot_bytes, shortage.available_slots * table.slot_bytes
+        return BudgetTooSmall(
+            f"table {table.name!r}: one batch needs {shortage.need_slots} rows at once, {need} bytes, and there are "
+            f"{shortage.available_slots} slots, {there} bytes; give its cache {need - there} bytes more, or smaller "
+            "batches"
+        )
+
+    # -- rows
+
+    def _fill(self, moves: Moves) -> None:
+        for piece in pieces(moves, self._record_bytes, self.staging_bytes):
+            with self.tracer.span("read"):
+                self._fill_piece(self.group, piece)
+
+    def _fill_piece(self, group: TableGroup, piece: Moves) -> None:
+        counts = piece.begin.diff().tolist()
+        num_bytes = sum(count * size for count, size in zip(counts, self._record_bytes))
+        records = torch.empty(num_bytes, dtype=torch.uint8)
+        found = torch.zeros(len(piece), dtype=torch.uint8)
+        self.store.read(piece, records, found)
+        rows = self._without_state(records, counts)
+        kernels.write_moves(group, piece, rows, found, bounds=self._bounds, seed=self.initial_seed)
+
+    def _without_state(self, records: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of packed records, packed."""
+        if self._row_bytes == self._record_bytes:
+            return records
+        sizes = [count * size for count, size in zip(counts, self._record_bytes)]
+        parts = zip(torch.split(records, sizes), self._record_bytes, self._row_bytes)
+        return torch.cat([part.view(-1, size)[:, :row].reshape(-1) for part, size, row in parts])
+
+    def _load_pinned(self) -> None:
+        for index, table in enumerate(self.tables):
+            for first in range(0, table.num_pinned, _CHUNK_ROWS):
+                last = min(first + _CHUNK_ROWS, table.num_pinned)
+                self._fill(range_of_table(len(self.tables), index, first, last))
+
+    def read_range(self, index: int, first: int, last: int, into: TableGroup) -> None:
+        """Rows ``[first, last)`` of one table into slots from 0 on of a group of the same tables, without state."""
+        with self._changed:
+            self._check_open()
+            self._num_open += 1
+        try:
+            moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
+            with self._readers:
+                for piece in pieces(moves, self._record_bytes, self.staging_bytes):
+                    self._fill_piece(into, piece)
+        finally:
+            self._count_end()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ConfigError("this collection is closed; open the commit again")
+
+    def close(self) -> None:
+        """Let everything go, once the calls that are under way have ended."""
+        with self._entry, self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_open == 0)
+        self.store.close()
+
+
+_CHUNK_ROWS = 1 << 20
