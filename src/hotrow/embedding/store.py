@@ -94,13 +94,13 @@ class TableStore:
         if self._group is None or any(a.data_ptr() != b.data_ptr() for a, b in zip(self._group.rows, rows)):
             self.rows, self._group = list(rows), None
 
+    def check_writable(self, what: str) -> None:
+        """Raise ConfigError if ``what`` would change rows that are only read."""
+
     @property
     def output_dims(self) -> list[int]:
         """Width of each feature's output."""
         return [self.tables[feature.table].embedding_dim for feature in self.features]
-    def check_writable(self, what: str) -> None:
-        """Raise ConfigError if ``what`` would change rows that are only read."""
-
 
     def set_lr(self, lr: float) -> None:
         if self.optimizer is None:
