@@ -71,6 +71,17 @@ def test_a_run_on_ssd_has_the_numbers_of_the_run_in_memory(dataset: Path, tmp_pa
         assert_same(out, tmp_path / "memory")
 
 
+def test_caches_that_the_data_chose_change_no_number(dataset: Path, tmp_path: Path) -> None:
+    Trainer(config(None), dataset, tmp_path / "memory").train()
+    trainer = Trainer(config(storage={"policy": "auto"}), dataset, tmp_path / "auto")
+    trainer.train()
+    plan = trainer.model.plan
+    assert plan is not None and set(plan.notes["caches"]) == {"user", "item"}
+    assert plan.notes["caches"]["user"]["num_lookups"] == 4000
+    trainer.model.embeddings.close()
+    assert_same(tmp_path / "auto", tmp_path / "memory")
+
+
 class Stop(Exception):
     pass
 

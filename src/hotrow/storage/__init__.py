@@ -8,7 +8,9 @@ from hotrow.storage.budget import (
     capacity_for,
     slots_within,
 )
+from hotrow.storage.choosing import CacheChoice, Trial, Window, choose_cache
 from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory
+from hotrow.storage.dividing import choose_plan
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
 from hotrow.storage.readonly import ReadOnlyRows, staging_for
@@ -21,6 +23,7 @@ __all__ = [
     "ROW_ID_BYTES",
     "Buffers",
     "Cache",
+    "CacheChoice",
     "CommitManifest",
     "Lease",
     "NativeCache",
@@ -31,7 +34,11 @@ __all__ = [
     "Store",
     "TieredRows",
     "TieredTable",
+    "Trial",
+    "Window",
     "capacity_for",
+    "choose_cache",
+    "choose_plan",
     "open_for_reading",
     "open_native_store",
     "slots_within",

@@ -9,6 +9,7 @@ set against the lookups expected in it, not those that are there, so a hot row m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -75,7 +76,8 @@ class Window:
 
     batches: places of each batch, integers ``[N]``. order_is_new: order rows by their lookups in the first part,
     for tables whose places come from these lookups: judged in that order they would look better than they are.
-    look_ahead: batches that are reserved ahead of the one that trains.
+    look_ahead: batches that are reserved ahead of the one that trains. num_room_batches: batches like the window's
+    largest that there must be room for beside pinned rows; by default those ahead, the one that trains and a spare.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Window:
         *,
         order_is_new: bool = False,
         look_ahead: int = 0,
+        num_room_batches: float | None = None,
         max_lookups: int = MAX_LOOKUPS,
     ) -> None:
         if len(batches) < 2 or not sum(map(len, batches)):
@@ -95,6 +98,7 @@ class Window:
         self._max_lookups, self._order_is_new = max_lookups, order_is_new
         self._all = [np.ascontiguousarray(batch, np.int64) for batch in batches]
         self.max_distinct = max(len(np.unique(batch)) for batch in batches)
+        self.room = math.ceil(self.max_distinct * (num_room_batches or look_ahead + 2))
         self._samples: dict[float, _Sample] = {}
 
     def rate_for(self, num_slots: int) -> float:
@@ -111,11 +115,6 @@ class Window:
         if rate not in self._samples:
             self._samples[rate] = _Sample(self._all, rate, self._order_is_new)
         return self._samples[rate].rows_read_per_lookup(policy, num_pinned, num_slots, look_ahead)
-
-    @property
-    def room(self) -> int:
-        """Slots that batches need beside the pinned ones: the largest, those ahead of it, and one to spare."""
-        return self.max_distinct * (self.look_ahead + 2)
 
 
 class _Sample:

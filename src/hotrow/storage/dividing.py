@@ -18,8 +18,8 @@ from hotrow.storage.choosing import MAX_LOOKUPS, CacheChoice, Window, choose_cac
 from hotrow.storage.replay import Ids
 
 MAX_BATCHES = 1024
-MAX_WINDOW_LOOKUPS = 1 << 25
-"""Lookups of all tables that are kept of a window: 256 MiB."""
+MAX_WINDOW_LOOKUPS = 1 << 24
+"""Lookups of all tables that are kept of a window: 128 MiB."""
 _STEPS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Shares of a table's equal part of the budget at which its curve is known."""
 
@@ -53,13 +53,14 @@ def choose_plan(
     *,
     look_ahead: int = 2,
     order_is_new: bool = False,
+    num_room_batches: float | None = None,
     max_lookups: int = MAX_LOOKUPS,
 ) -> Plan:
     """A plan for a DRAM budget by a window of earlier batches (the first ``MAX_BATCHES`` at most are taken).
 
     As ``Plan.within``: tables that take less than an equal share stay whole in DRAM. Those on SSD divide what is left
     equally, or by what another slot spares each of them if that reads fewer rows in the window; each gets the policy,
-    prefix and size that ``choose_cache`` finds. ``notes["caches"]`` has the numbers of every choice. order_is_new: see
+    prefix and size that ``choose_cache`` finds. ``notes["caches"]`` has the numbers of every choice. Options: see
     ``Window``. Raises ConfigError for a window of less than two batches, BudgetTooSmall as the collection would.
     """
     simple = Plan.within(tables, dram_bytes, optimizer)
@@ -70,7 +71,11 @@ def choose_plan(
 
     def window(name: str) -> Window:
         return Window(
-            lookups[name], order_is_new=order_is_new, look_ahead=look_ahead, max_lookups=max_lookups
+            lookups[name],
+            order_is_new=order_is_new,
+            look_ahead=look_ahead,
+            num_room_batches=num_room_batches,
+            max_lookups=max_lookups,
         )
 
     asked = [table for table in tables if table.name in lookups]
@@ -120,7 +125,7 @@ def _lookups(
         if num_kept >= MAX_WINDOW_LOOKUPS:
             break
     if not found or min(map(len, found.values())) < 2:
-        raise ConfigError("caches are chosen by two batches at least: give more of them")
+        raise ConfigError("caches are chosen by two batches at least: give more of them, or name a policy")
     return {name: ids for name, ids in found.items() if sum(map(len, ids))}
 
 

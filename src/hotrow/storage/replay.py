@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hotrow import _native
 from hotrow.errors import ConfigError
+from hotrow.kernels import load_native
 from hotrow.storage.policies import POLICIES
 
 #: Places of one table, int32 or int64.
@@ -55,7 +55,7 @@ def places_by_count(ids: Ids, num_rows: int) -> NDArray[np.int64]:
 class _Replay:
     """One table whose batches are reserved ``look_ahead`` ahead of the one that trains."""
 
-    def __init__(self, cache: _native.RowCache) -> None:
+    def __init__(self, cache: Any) -> None:
         self.cache = cache
         self._open: deque[int] = deque()
         self._announced: deque[int] = deque()
@@ -70,7 +70,7 @@ class _Replay:
         slots = np.empty_like(ids)
         args = (ids.ctypes.data, True, len(ids), [0], [0, len(ids)], slots.ctypes.data)
         got = self.cache.reserve(*args)
-        while isinstance(got, _native.Shortage):
+        while hasattr(got, "need_slots"):
             if not self._open:
                 raise ConfigError(
                     f"a batch of {len(ids)} lookups needs {got.need_slots} slots beside the pinned rows, "
@@ -130,7 +130,7 @@ def replay_batches(
         raise ConfigError(f"policy {policy!r} is none of {', '.join(POLICIES)}")
     batches = [np.ascontiguousarray(batch, np.int64) for batch in batches]
     num_rows = max(max((int(batch.max(initial=-1)) for batch in batches), default=-1) + 1, num_pinned)
-    run = _Replay(_native.RowCache([(num_rows, num_pinned, num_slots, POLICIES[policy])]))
+    run = _Replay(load_native().RowCache([(num_rows, num_pinned, num_slots, POLICIES[policy])]))
     for batch in batches[:known_ahead]:
         run.announce(batch)
     for now, batch in enumerate(batches):

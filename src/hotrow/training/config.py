@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hotrow.config import Range
 from hotrow.core import DataType, EmbeddingConfig, Plan
 from hotrow.errors import ConfigError
+from hotrow.jagged import KeyedJaggedTensor
 from hotrow.models import DCNv2Config, DLRMConfig
 from hotrow.optim import OPTIMIZERS, Optimizer
+from hotrow.storage import choose_plan
 
 Positive = Annotated[int, Range(ge=1)]
 Rate = Annotated[float, Range(ge=0, lt=1e6)]
@@ -71,14 +73,15 @@ class StorageConfig:
     """Where the rows live. No trained number depends on it, so it may change when a run is resumed.
 
     plan: a plan's file. dram: instead of a plan, the bytes that all tables together may take of DRAM ("1GiB"), each the
-    same share, the rest on SSD behind caches of ``policy``. Neither: every row in memory. dir: for the rows on SSD, on
-    the file system of the run's checkpoints; by default ``rows`` in the run's directory. look_ahead: batches whose rows
-    are asked for before they are trained.
+    same share, the rest on SSD behind caches of ``policy``. Neither: every row in memory. policy: ``auto`` chooses
+    size, policy and pinned rows of every cache by the first batches of the data. dir: for the rows on SSD, on the file
+    system of the run's checkpoints; by default ``rows`` in the run's directory. look_ahead: batches whose rows are
+    asked for before they are trained.
     """
 
     plan: str | None = None
     dram: str | None = None
-    policy: Literal["lru", "wtinylfu", "generation", "pinned", "none"] = "lru"
+    policy: Literal["auto", "lru", "wtinylfu", "generation", "pinned", "none"] = "lru"
     dir: str | None = None
     look_ahead: Annotated[int, Range(ge=0)] = 2
 
@@ -91,11 +94,27 @@ class StorageConfig:
         """Whether rows may be on SSD."""
         return self.plan is not None or self.dram is not None
 
-    def make_plan(self, tables: Sequence[EmbeddingConfig], optimizer: Optimizer) -> Plan | None:
-        """The plan for these tables; None for all in memory. Raises ConfigError, FormatError, PlanInfeasible."""
+    def make_plan(
+        self,
+        tables: Sequence[EmbeddingConfig],
+        optimizer: Optimizer,
+        batches: Iterable[KeyedJaggedTensor],
+        largest_batch: float,
+    ) -> Plan | None:
+        """The plan for these tables; None for all in memory.
+
+        batches: the data's first, read if ``policy`` asks for them. largest_batch: of any that must fit, in such ones.
+        Raises ConfigError, FormatError, PlanInfeasible.
+        """
         if self.plan is not None:
             return Plan.load(self.plan)
-        return None if self.dram is None else Plan.within(tables, self.dram, optimizer, self.policy)
+        if self.dram is None:
+            return None
+        if self.policy == "auto":
+            ahead = self.look_ahead
+            room = max(ahead + 2.0, largest_batch + 1.0)
+            return choose_plan(tables, self.dram, optimizer, batches, look_ahead=ahead, num_room_batches=room)
+        return Plan.within(tables, self.dram, optimizer, self.policy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, RemoteChe
 from hotrow.core import Plan
 from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
-from hotrow.jagged import Batch
+from hotrow.jagged import Batch, KeyedJaggedTensor
 from hotrow.tracing import Tracer
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, Placement, build, build_tables
@@ -230,9 +230,19 @@ class Trainer:
         if not config.storage.is_tiered and commit is None:
             return None
         tables = build_tables(self.columns.features, config.embeddings)
-        plan = config.storage.make_plan(tables, config.sparse_optimizer.build())
+        plan = config.storage.make_plan(
+            tables,
+            config.sparse_optimizer.build(),
+            self._first_lookups(),
+            largest_batch=config.evaluation.batch_size / config.training.batch_size,
+        )
         directory = Path(config.storage.dir) if config.storage.dir else self.run_dir / "rows"
         return Placement(plan=plan or Plan.in_memory(tables), storage_dir=directory, from_commit=commit)
+
+    def _first_lookups(self) -> Iterator[KeyedJaggedTensor]:
+        """What a run from the start looks up."""
+        for batch in training_loader(self.config, self.data_dir, self.manifest):
+            yield batch.sparse
 
     def _restore(self, directory: Path, manifest: CheckpointManifest, loader: AnyLoader) -> None:
         if self.config.training.threads is None:
