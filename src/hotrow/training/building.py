@@ -124,10 +124,13 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a model's rows go: by ``plan``, on SSD in ``storage_dir``, as they were in ``from_commit`` if given."""
+    """Where a model's rows go: by ``plan``, on SSD in ``storage_dir``, as they were in ``from_commit`` if given.
+
+    storage_dir: None reads the rows of ``from_commit`` where they lie, and cannot train.
+    """
 
     plan: Plan
-    storage_dir: Path
+    storage_dir: Path | None
     from_commit: Path | None = None
 
 
@@ -171,4 +174,5 @@ def _build_rows(
         storage_dir=placement.storage_dir,
         seed=config.seed,
         from_commit=placement.from_commit,
+        read_only=placement.storage_dir is None,
     )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from hotrow.checkpoint import CheckpointManifest, open_checkpoint, write_arrays
 from hotrow.config import parse
 from hotrow.core import IDENTITY_ORDER, Plan
 from hotrow.data import DatasetManifest, FeatureInfo
-from hotrow.errors import FormatError, IdOutOfRange, StorageError
+from hotrow.errors import FormatError, IdOutOfRange
 from hotrow.training.batches import data_manifest, evaluation_loader
 from hotrow.training.building import Columns, Model, Placement, build, build_tables
 from hotrow.training.config import RunConfig
@@ -29,7 +25,7 @@ from hotrow.training.saving import check_usable, load_arrays, rows_commit
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model and the checkpoint it came from. Rows on SSD use a directory beside the checkpoint until ``close``."""
+    """A model and the checkpoint it came from. Rows on SSD are read where they are, until ``close``."""
 
     model: Model
     path: Path
@@ -54,31 +50,21 @@ def load_model(path: str | Path) -> LoadedModel:
     directory, manifest = open_checkpoint(path)
     config = parse(RunConfig, manifest.config, str(directory))
     columns = _columns_of(manifest)
-    with ExitStack() as undo:
-        placement = _placement(directory, manifest, config, columns, undo)
-        model = build(config, columns, for_training=False, placement=placement)
-        load_arrays(model, directory, manifest, for_training=False)
-        loaded = LoadedModel(model=model, path=directory, manifest=manifest)
-        weakref.finalize(loaded, undo.pop_all().close)
-    return loaded
+    placement = _placement(directory, manifest, config, columns)
+    model = build(config, columns, for_training=False, placement=placement)
+    load_arrays(model, directory, manifest, for_training=False)
+    return LoadedModel(model=model, path=directory, manifest=manifest)
 
 
 def _placement(
-    directory: Path, manifest: CheckpointManifest, config: RunConfig, columns: Columns, undo: ExitStack
+    directory: Path, manifest: CheckpointManifest, config: RunConfig, columns: Columns
 ) -> Placement | None:
-    """Where the rows of a checkpoint are read: on SSD in a directory of their own, which ``undo`` removes."""
+    """Rows on SSD are only read; None for a checkpoint whose rows are arrays."""
     commit = rows_commit(directory)
     if commit is None:
         return None
     plan = manifest.plan or Plan.in_memory(build_tables(columns.features, config.embeddings))
-    try:
-        scratch = tempfile.mkdtemp(prefix=".reading-", dir=directory.parent)
-    except OSError as error:
-        raise StorageError(
-            f"{directory.parent}: no directory can be made to read rows in: {error.strerror}"
-        ) from error
-    undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-    return Placement(plan=plan, storage_dir=Path(scratch), from_commit=commit)
+    return Placement(plan=plan, storage_dir=None, from_commit=commit)
 
 
 def _columns_of(manifest: CheckpointManifest) -> Columns:
