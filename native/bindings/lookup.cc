@@ -5,22 +5,15 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
-#include <tuple>
-
 #include "bindings.h"
 #include "hotrow/quantize.h"
+#include "values.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hotrow {
 namespace {
-
-template <typename T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 void add_table(LookupGroup& group, uintptr_t rows, int64_t num_rows, int64_t row_bytes, int32_t dim, int32_t row_type) {
   TableView table;
@@ -42,14 +35,6 @@ void set_prefetch(LookupGroup& group, int32_t table, int32_t distance, int32_t l
   TableView& view = group.tables.at(static_cast<std::size_t>(table));
   view.prefetch_distance = distance;
   view.prefetch_level = static_cast<PrefetchLevel>(level);
-}
-
-/// (kind, feature, bag, position) of the first error, or None.
-using Error = std::optional<std::tuple<int, int64_t, int64_t, int64_t>>;
-
-Error to_python(const LookupError& error) {
-  if (error.fault.kind == FaultKind::kNone) return std::nullopt;
-  return std::make_tuple(static_cast<int>(error.fault.kind), error.feature, error.fault.bag, error.fault.position);
 }
 
 Error bound_pooled_lookup(const LookupGroup& group, uintptr_t values, bool values_are_64_bit, int64_t num_values,

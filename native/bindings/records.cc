@@ -8,17 +8,13 @@
 #include <vector>
 
 #include "bindings.h"
+#include "values.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hotrow {
 namespace {
-
-template <typename T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 /// The arenas of a collection as records.
 struct RecordGroup {

@@ -19,6 +19,7 @@
 #include "hotrow/storage/aligned_buffer.h"
 #include "hotrow/storage/faulty.h"
 #include "hotrow/storage/file.h"
+#include "values.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -58,10 +59,12 @@ void translate(const std::exception_ptr& thrown, void*) {
   }
 }
 
+Access access_of(bool direct) { return direct ? Access::kDirect : Access::kBuffered; }
+
 void check_range(int64_t offset, int64_t size, const File& file) {
-  if (offset < 0 || size < 0 || (offset | size) % kDirectAlignment != 0) {
+  if (offset < 0 || size < 0 || (offset | size) % file.alignment() != 0) {
     throw nb::value_error((file.path() + ": offset " + std::to_string(offset) + " and size " + std::to_string(size) +
-                           " must be multiples of " + std::to_string(kDirectAlignment))
+                           " must be multiples of " + std::to_string(file.alignment()))
                               .c_str());
   }
 }
@@ -85,6 +88,15 @@ void write_bytes(File& file, int64_t offset, const nb::bytes& content) {
   std::memcpy(buffer.data(), content.data(), content.size());
   const nb::gil_scoped_release release;
   const Extent extent{offset, size, buffer.data()};
+  file.write({&extent, 1});
+}
+
+/// Writes from memory that the caller keeps; of a file that is not direct.
+void write_from(File& file, int64_t offset, uintptr_t address, int64_t size) {
+  check_range(offset, size, file);
+  if (file.alignment() != 1) throw nb::value_error((file.path() + ": is direct; write bytes").c_str());
+  if (size == 0) return;
+  const Extent extent{offset, size, pointer<std::byte>(address)};
   file.write({&extent, 1});
 }
 
@@ -134,7 +146,9 @@ void bind_file(nb::module_& m) {
   nb::class_<File>(m, "File")
       .def("read", &read_bytes, "offset"_a, "size"_a)
       .def("write", &write_bytes, "offset"_a, "content"_a)
+      .def("write_from", &write_from, "offset"_a, "address"_a, "size"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("sync", &File::sync, nb::call_guard<nb::gil_scoped_release>())
+      .def("reserve", &File::reserve, "size"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("time_random_reads", &time_random_reads, "page_bytes"_a, "num_reads"_a, "seed"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("size", &File::size)
@@ -153,9 +167,16 @@ void bind_storage_files(nb::module_& m) {
   const nb::call_guard<nb::gil_scoped_release> release;
   nb::class_<FileSystem>(m, "FileSystem")
       .def(nb::new_(&new_file_system), "backend"_a = "auto", "queue_depth"_a = 64, "faults"_a.none() = nb::none())
-      .def("open", &FileSystem::open, "path"_a, release)
-      .def("create", &FileSystem::create, "path"_a, release)
+      .def(
+          "open",
+          [](FileSystem& files, const std::string& path, bool direct) { return files.open(path, access_of(direct)); },
+          "path"_a, "direct"_a = true, release)
+      .def(
+          "create",
+          [](FileSystem& files, const std::string& path, bool direct) { return files.create(path, access_of(direct)); },
+          "path"_a, "direct"_a = true, release)
       .def("remove", &FileSystem::remove, "path"_a, release)
+      .def("remove_directory", &FileSystem::remove_directory, "path"_a, release)
       .def("rename", &FileSystem::rename, "source"_a, "target"_a, release)
       .def("link", &FileSystem::link, "source"_a, "target"_a, release)
       .def("make_directory", &FileSystem::make_directory, "path"_a, release)

@@ -17,6 +17,7 @@
 
 #include "bindings.h"
 #include "hotrow/storage/row_store.h"
+#include "values.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -28,11 +29,6 @@ using storage::LogOptions;
 using storage::RowLog;
 using storage::RowStore;
 using storage::TableLayout;
-
-template <typename T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 /// (name, num_rows, record_bytes, order_id, record)
 using Table = std::tuple<std::string, int64_t, int64_t, std::string, std::string>;

@@ -5,21 +5,15 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <tuple>
-
 #include "bindings.h"
 #include "hotrow/random.h"
+#include "values.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hotrow {
 namespace {
-
-template <typename T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 void add_table(UpdateGroup& group, uintptr_t rows, int64_t num_rows, int32_t dim, int32_t row_type, uintptr_t state0,
                uintptr_t state1, uintptr_t row_ids, uint64_t random_key) {
@@ -39,14 +33,6 @@ void add_feature(UpdateGroup& group, int32_t table, bool mean) {
   int64_t column = 0;
   for (const LookupFeature& feature : group.features) column += group.tables[static_cast<size_t>(feature.table)].dim;
   group.features.push_back({table, mean, column});
-}
-
-/// (kind, feature, bag, position) of the first error, or None.
-using Error = std::optional<std::tuple<int, int64_t, int64_t, int64_t>>;
-
-Error to_python(const LookupError& error) {
-  if (error.fault.kind == FaultKind::kNone) return std::nullopt;
-  return std::make_tuple(static_cast<int>(error.fault.kind), error.feature, error.fault.bag, error.fault.position);
 }
 
 LookupInput make_input(uintptr_t values, bool values_are_64_bit, int64_t num_values, uintptr_t offsets,

@@ -100,6 +100,12 @@ class FaultyFile final : public File {
     }
   }
 
+  void reserve(int64_t size) override {
+    const std::shared_lock lock(plan_->impl().power);
+    plan_->impl().check({"reserve", inner_->path(), kNoPath});
+    inner_->reserve(size);
+  }
+
   int64_t size() override { return inner_->size(); }
   const std::string& path() const override { return inner_->path(); }
   int64_t alignment() const override { return inner_->alignment(); }
@@ -115,17 +121,17 @@ class FaultyFiles final : public FileSystem {
   FaultyFiles(std::shared_ptr<FileSystem> inner, std::shared_ptr<FaultPlan> plan)
       : inner_(std::move(inner)), plan_(std::move(plan)) {}
 
-  std::unique_ptr<File> open(const std::string& path) override {
+  std::unique_ptr<File> open(const std::string& path, Access access) override {
     impl().check({"open", path, kNoPath});
-    return std::make_unique<FaultyFile>(inner_->open(path), plan_, nullptr);
+    return std::make_unique<FaultyFile>(inner_->open(path, access), plan_, nullptr);
   }
 
-  std::unique_ptr<File> create(const std::string& path) override {
+  std::unique_ptr<File> create(const std::string& path, Access access) override {
     const std::shared_lock lock(impl().power);
     impl().check({"create", path, kNoPath});
     std::unique_ptr<File> file;
     PowerJournal::InodePtr inode;
-    const auto change = [&] { file = inner_->create(path); };
+    const auto change = [&] { file = inner_->create(path, access); };
     if (impl().journal) {
       inode = impl().journal->create(path, change);
     } else {
@@ -138,6 +144,12 @@ class FaultyFiles final : public FileSystem {
     make(
         {"remove", path, kNoPath}, [&] { inner_->remove(path); },
         [&](PowerJournal& journal, const auto& change) { journal.remove(path, change); });
+  }
+
+  void remove_directory(const std::string& path) override {
+    make(
+        {"remove directory", path, kNoPath}, [&] { inner_->remove_directory(path); },
+        [&](PowerJournal&, const auto& change) { change(); });
   }
 
   void rename(const std::string& from, const std::string& to) override {

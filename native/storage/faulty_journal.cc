@@ -110,6 +110,11 @@ struct PowerJournal::Inode {
   Inode(const Inode&) = delete;
   Inode& operator=(const Inode&) = delete;
 
+  bool is_at(const std::string& path) const {
+    struct stat status{};
+    return stat(path.c_str(), &status) == 0 && status.st_dev == device && status.st_ino == number;
+  }
+
   /// Whether a cut has nothing to do with its content: without names, or synced from the beginning.
   bool settled() const {
     struct stat status{};
@@ -154,7 +159,6 @@ void PowerJournal::rename(const std::string& from, const std::string& to, const 
   const std::lock_guard lock(mutex_);
   const InodePtr moved = at(from), replaced = at(to);
   change();
-  if (moved->is_directory) return;
   unsynced_.push_back({binding(from, moved, nullptr), binding(to, replaced, moved)});
 }
 
@@ -212,6 +216,15 @@ void PowerJournal::cut(uint64_t seed) {
 
 namespace {
 
+/// Gives the directory that is open as `fd` another name, if it has one.
+void move_directory(int fd, const std::string& path) {
+  std::error_code error;
+  std::filesystem::rename(std::filesystem::read_symlink(descriptor_path(fd)), path, error);
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw std::system_error(error, "power cut: rename to " + path);
+  }
+}
+
 /// Makes `path` the file that is open as `fd`, by a link or, where it has no name left, by a copy.
 void restore(int fd, const std::string& path) {
   if (linkat(AT_FDCWD, descriptor_path(fd).c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0) return;
@@ -236,12 +249,18 @@ void PowerJournal::cut_names(uint64_t seed) {
       if (happened) name->second = binding.after;
     }
   }
+  for (const bool aside : {true, false}) {  // directories first leave their names, then get those that they had
+    for (const auto& [name, wanted] : names) {
+      const std::string path = descriptor_path(name.first->fd) + "/" + name.second;
+      if (!wanted || !wanted->is_directory || wanted->is_at(path)) continue;
+      if (!aside) std::filesystem::remove_all(path);
+      move_directory(wanted->fd, aside ? path + ".aside" : path);
+    }
+  }
   for (const auto& [name, wanted] : names) {
     const std::string path = descriptor_path(name.first->fd) + "/" + name.second;
-    struct stat status{};
-    const bool there = stat(path.c_str(), &status) == 0;
-    if (wanted && there && wanted->device == status.st_dev && wanted->number == status.st_ino) continue;
-    if (there) std::filesystem::remove_all(path);
+    if (wanted && wanted->is_at(path)) continue;
+    std::filesystem::remove_all(path);
     if (wanted && !wanted->is_directory) restore(wanted->fd, path);
   }
 }

@@ -12,8 +12,8 @@ namespace hotrow::storage {
 namespace {
 
 const std::set<std::string_view> kOperations = {
-    "*",      "read", "write",          "sync",           "open", "create", "remove",
-    "rename", "link", "make directory", "sync directory", "list", "exists", "lock"};
+    "*",      "read", "write",          "sync",           "reserve",          "open", "create", "remove",
+    "rename", "link", "make directory", "sync directory", "remove directory", "list", "exists", "lock"};
 
 void check_rule(const FaultRule& rule) {
   const bool transfer = rule.operation == "read" || rule.operation == "write";

@@ -54,8 +54,12 @@ void sync_or_throw(int fd, const std::string& path) {
 /// Of files that cannot be read past the page cache.
 void advise_random(int fd) { posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); }
 
-Descriptor describe_file(Fd fd, const std::string& path) {
+Descriptor describe_file(Fd fd, const std::string& path, Access access) {
   Descriptor file{.fd = fd.get(), .path = path};
+  if (access == Access::kBuffered) {
+    fd.release();
+    return file;
+  }
   const int flags = fcntl(file.fd, F_GETFL);
   // Asked for after opening: an open with O_CREAT and O_DIRECT may fail and still leave a file behind.
   if (flags >= 0 && fcntl(file.fd, F_SETFL, flags | O_DIRECT) == 0) {
@@ -78,6 +82,12 @@ class PosixFile final : public File {
   }
   void write(std::span<const Extent> extents) override { move(Direction::kWrite, extents, nullptr); }
   void sync() override { sync_or_throw(file_.fd, file_.path); }
+
+  void reserve(int64_t size) override {
+    if (size == 0) return;
+    const int error = posix_fallocate(file_.fd, 0, size);
+    if (error != 0) throw IoError(file_.path, "reserve", -1, error);
+  }
 
   int64_t size() override {
     struct stat status{};
@@ -166,16 +176,20 @@ class PosixFiles final : public FileSystem {
   PosixFiles(std::shared_ptr<Channels> channels, Decorate decorate)
       : channels_(std::move(channels)), decorate_(std::move(decorate)) {}
 
-  std::unique_ptr<File> open(const std::string& path) override {
-    return wrap(open_or_throw(path, O_RDONLY, "open"), path);
+  std::unique_ptr<File> open(const std::string& path, Access access) override {
+    return wrap(open_or_throw(path, O_RDONLY, "open"), path, access);
   }
 
-  std::unique_ptr<File> create(const std::string& path) override {
-    return wrap(open_or_throw(path, O_RDWR | O_CREAT | O_EXCL, "create"), path);
+  std::unique_ptr<File> create(const std::string& path, Access access) override {
+    return wrap(open_or_throw(path, O_RDWR | O_CREAT | O_EXCL, "create"), path, access);
   }
 
   void remove(const std::string& path) override {
     if (unlink(path.c_str()) != 0) refused(path, "remove");
+  }
+
+  void remove_directory(const std::string& path) override {
+    if (rmdir(path.c_str()) != 0) refused(path, "remove directory");
   }
 
   void rename(const std::string& from, const std::string& to) override {
@@ -232,8 +246,8 @@ class PosixFiles final : public FileSystem {
   }
 
  private:
-  std::unique_ptr<File> wrap(Fd fd, const std::string& path) {
-    return std::make_unique<PosixFile>(describe_file(std::move(fd), path), channels_, decorate_);
+  std::unique_ptr<File> wrap(Fd fd, const std::string& path, Access access) {
+    return std::make_unique<PosixFile>(describe_file(std::move(fd), path, access), channels_, decorate_);
   }
 
   const std::shared_ptr<Channels> channels_;

@@ -425,12 +425,18 @@ void test_refused_operations(Backend backend, int depth) {
   CHECK(error_of([&] { files.remove(scratch / "a"); }) == ENOSPC);
   CHECK(error_of([&] { files.make_directory(scratch / "b"); }) == ENOSPC);
   CHECK(error_of([&] { files.sync_directory(scratch.path()); }) == ENOSPC);
+  CHECK(error_of([&] { files.remove_directory(scratch.path()); }) == ENOSPC);
   CHECK(error_of([&] { files.list(scratch.path()); }) == ENOSPC);
   CHECK(error_of([&] { files.lock(scratch / "b"); }) == ENOSPC);
   CHECK(error_of([&] { file->sync(); }) == ENOSPC);
+  CHECK(error_of([&] { file->reserve(9 * kPage); }) == ENOSPC);
   faulty.plan->clear();
   CHECK((files.list(scratch.path()) == std::vector<std::string>{"a"}));
-  CHECK(faulty.plan->count("*", "").calls == 14, "%ld", long(faulty.plan->count("*", "").calls));
+  CHECK(faulty.plan->count("*", "").calls == 16, "%ld", long(faulty.plan->count("*", "").calls));
+}
+
+size_t files_in(const std::string& directory) {
+  return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(directory), {}));
 }
 
 std::string text_of(const std::string& path) {
@@ -491,6 +497,59 @@ void test_power_cut(Backend backend) {
   CHECK(after_power_cut(backend, 7) == results[7]);
   std::sort(results.begin(), results.end());
   CHECK(std::unique(results.begin(), results.end()) - results.begin() > 20);
+}
+
+/// A directory that left its name, or took that of another that had left it: each is whole under a name that it had.
+void test_power_cut_of_directories(Backend backend) {
+  bool kept = false, lost = false;
+  for (uint64_t seed = 0; seed < 30; ++seed) {
+    const Scratch scratch;
+    Faulty faulty(backend, 4);
+    faulty.plan->record_writes();
+    FileSystem& files = *faulty.files;
+    const AlignedBuffer old = random_bytes(kPage, 24), fresh = random_bytes(kPage, 25);
+    for (const auto& [name, content] : {std::pair("live", &old), std::pair("next", &fresh)}) {
+      files.make_directory(scratch / name);
+      make_file(files, scratch / name + "/a", *content);
+      files.sync_directory(scratch / name);
+    }
+    files.sync_directory(scratch.path());
+    files.rename(scratch / "live", scratch / "gone");
+    if (seed % 2 == 0) files.sync_directory(scratch.path());
+    if (seed % 2 == 0) files.rename(scratch / "next", scratch / "live");
+    faulty.plan->power_cut(seed);
+    const auto text = [&](const char* name) { return text_of(scratch / name + "/a"); };
+    const auto is = [](const std::string& found, const AlignedBuffer& wanted) {
+      return found == std::string(reinterpret_cast<const char*>(wanted.data()), static_cast<size_t>(wanted.size()));
+    };
+    CHECK(is(text("live"), old) || is(text("gone"), old));
+    CHECK(is(text("live"), fresh) || is(text("next"), fresh));
+    if (seed % 2 == 0) CHECK(is(text("gone"), old));
+    (is(text(seed % 2 == 0 ? "next" : "live"), seed % 2 == 0 ? fresh : old) ? lost : kept) = true;
+    CHECK(files_in(scratch.path()) == 2);
+  }
+  CHECK(kept && lost);
+}
+
+void test_buffered(Backend backend) {
+  const Scratch scratch;
+  const auto files = make_file_system(backend, 4);
+  const auto file = files->create(scratch / "a", Access::kBuffered);
+  AlignedBuffer content = random_bytes(1000, 26);
+  CHECK(file->alignment() == 1);
+  file->reserve(1000);
+  CHECK(file->size() == 1000);
+  file->write(std::vector<Extent>{{3, 997, content.data() + 3}});
+  file->write(std::vector<Extent>{{0, 3, content.data()}});
+  file->sync();
+  const AlignedBuffer read(1000);
+  files->open(scratch / "a", Access::kBuffered)->read(std::vector<Extent>{{0, 1000, read.data()}}, nullptr);
+  CHECK(std::memcmp(read.data(), content.data(), 1000) == 0);
+  CHECK(error_of([&] { files->remove_directory(scratch.path()); }) == ENOTEMPTY);
+  files->remove(scratch / "a");
+  files->make_directory(scratch / "b");
+  files->remove_directory(scratch / "b");
+  CHECK(files->list(scratch.path()).empty());
 }
 
 /// All that was synced is there, whatever the seed.
@@ -554,6 +613,8 @@ int main() {
   for (const hotrow::storage::Backend backend : backends()) {
     for (const int depth : {1, 7, 64}) test_backend(backend, depth);
     test_power_cut(backend);
+    test_power_cut_of_directories(backend);
+    test_buffered(backend);
     test_power_cut_keeps_what_is_synced(backend);
   }
 }

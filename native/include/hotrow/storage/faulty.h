@@ -56,7 +56,7 @@ class FaultPlan {
   /// a disk could after the power failed: of what was written to a file since its last sync, each 512-byte sector is
   /// kept, torn or lost, and its size is any between the two; of the creations, links, renames and removals in a
   /// directory since its last sync, each is kept or lost. The same seed and history give the same result. Files not
-  /// created here, and renames of directories, count as synced. Throws std::logic_error without record_writes.
+  /// created here, and removals of directories, count as synced. Throws std::logic_error without record_writes.
   void power_cut(uint64_t seed);
 
   class Impl;

@@ -50,10 +50,14 @@ class File {
   virtual void write(std::span<const Extent> extents) = 0;
 
   virtual void sync() = 0;
+  virtual void reserve(int64_t size) = 0;  // room on the disk for so many bytes, or IoError before any is written
   virtual int64_t size() = 0;
   virtual const std::string& path() const = 0;
   virtual int64_t alignment() const = 0;  // of offsets, sizes and memory: 1 where the file is not direct
 };
+
+/// kDirect: past the page cache where that is allowed, in whole blocks. kBuffered: bytes as they come.
+enum class Access { kDirect, kBuffered };
 
 /// Of direct files: what every disk accepts.
 inline constexpr int64_t kDirectAlignment = 4096;
@@ -70,9 +74,10 @@ enum class Backend { kAuto, kUring, kThreads };
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  virtual std::unique_ptr<File> open(const std::string& path) = 0;    // for reading
-  virtual std::unique_ptr<File> create(const std::string& path) = 0;  // must not exist; for writing and reading
+  virtual std::unique_ptr<File> open(const std::string& path, Access access = Access::kDirect) = 0;    // for reading
+  virtual std::unique_ptr<File> create(const std::string& path, Access access = Access::kDirect) = 0;  // must not exist
   virtual void remove(const std::string& path) = 0;
+  virtual void remove_directory(const std::string& path) = 0;  // an empty one
   virtual void rename(const std::string& from, const std::string& to) = 0;
   virtual void link(const std::string& from, const std::string& to) = 0;  // hard link; copies across file systems
   virtual void make_directory(const std::string& path) = 0;               // and its parents; may exist
