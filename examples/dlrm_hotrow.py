@@ -43,20 +43,29 @@ def make_batch(generator):
     return dense, ids, offsets, labels
 
 
+def batches(first):
+    """The batches of the steps from ``first`` on."""
+    for step in range(first, STEPS + 1):
+        yield make_batch(torch.Generator().manual_seed(SEED + step))
+
+
 def main():
     torch.manual_seed(SEED)
     model = DLRM()
     hr.replace_embeddings(model, optimizer=hr.optim.Adagrad(lr=LR))
     optimizer = torch.optim.Adagrad(model.parameters(), lr=LR)
     loss_function = nn.BCEWithLogitsLoss()
-    generator = torch.Generator().manual_seed(SEED)
-    for step in range(1, STEPS + 1):
-        dense, ids, offsets, labels = make_batch(generator)
+    *held_out, clicks = make_batch(torch.Generator().manual_seed(SEED))
+    for step, (dense, ids, offsets, labels) in enumerate(batches(1), 1):
         loss = loss_function(model(dense, ids, offsets), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        print(f"step {step:3d}  loss {loss.item():.6f}")
+        print(f"step {step:3d}  loss {loss.item():.9g}", flush=True)
+        if step % 10 == 0:
+            with torch.no_grad():
+                loss = loss_function(model(*held_out), clicks)
+            print(f"step {step:3d}  held out {loss.item():.9g}", flush=True)
 
 
 if __name__ == "__main__":

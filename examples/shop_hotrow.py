@@ -56,18 +56,28 @@ def make_batch(generator):
     return features, torch.bernoulli(torch.sigmoid(heat), generator=generator)
 
 
+def batches(first):
+    """The batches of the steps from ``first`` on."""
+    for step in range(first, STEPS + 1):
+        yield make_batch(torch.Generator().manual_seed(SEED + step))
+
+
 def main():
     torch.manual_seed(SEED)
     model = ClickModel()
     optimizer = torch.optim.Adagrad(model.parameters(), lr=LR)
-    generator = torch.Generator().manual_seed(SEED)
-    for step in range(1, STEPS + 1):
-        features, labels = make_batch(generator)
-        loss = nn.functional.binary_cross_entropy_with_logits(model(features), labels)
+    loss_function = nn.BCEWithLogitsLoss()
+    held_out, clicks = make_batch(torch.Generator().manual_seed(SEED))
+    for step, (features, labels) in enumerate(batches(1), 1):
+        loss = loss_function(model(features), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        print(f"step {step:3d}  loss {loss.item():.6f}")
+        print(f"step {step:3d}  loss {loss.item():.9g}", flush=True)
+        if step % 10 == 0:
+            with torch.no_grad():
+                loss = loss_function(model(held_out), clicks)
+            print(f"step {step:3d}  held out {loss.item():.9g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(block, names)
-    assert len(blocks) == 2 and names["ebc"].step == 10
+    assert len(blocks) == 3 and names["ebc"].step == 10 and names["rows"].step == 2
     assert (tmp_path / "rows" / "commits" / "step-10").is_dir()
 
 
