@@ -14,7 +14,15 @@ from hotrow.embedding.tables import table_spec
 from hotrow.errors import BudgetTooSmall
 from hotrow.kernels import FeatureSpec, TableGroup
 from hotrow.optim import Optimizer
-from hotrow.storage import CACHE_SLOT_BYTES, ROW_ID_BYTES, Buffers, TieredTable, capacity_for, slots_within
+from hotrow.storage import (
+    ARRIVAL_SLOT_BYTES,
+    CACHE_SLOT_BYTES,
+    ROW_ID_BYTES,
+    Buffers,
+    TieredTable,
+    capacity_for,
+    slots_within,
+)
 
 ArraySpec = tuple[torch.dtype, tuple[int, ...]]
 _DTYPES = {DataType.FP32: torch.float32, DataType.BF16: torch.bfloat16, DataType.INT8: torch.uint8}
@@ -82,7 +90,7 @@ def _lay_out_table(
     if with_state:
         kept_bytes = record_bytes + (ROW_ID_BYTES if table.data_type is DataType.BF16 else 0)
     else:
-        kept_bytes = table.data_type.row_bytes(table.embedding_dim)
+        kept_bytes = table.data_type.row_bytes(table.embedding_dim) + ARRIVAL_SLOT_BYTES
     slot_bytes = kept_bytes + CACHE_SLOT_BYTES
     num_rows, num_dram = table.num_embeddings, 0
     for segment in planned.segments:

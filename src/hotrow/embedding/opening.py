@@ -15,6 +15,7 @@ from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError, FormatError
 from hotrow.optim import SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
 from hotrow.storage import (
+    MANIFEST_FILE,
     Buffers,
     CommitManifest,
     NativeCache,
@@ -79,7 +80,8 @@ def open_read_only(
             "read_only=True reads the rows of a commit where they lie; give from_commit=, a commit's directory, and no "
             "storage_dir"
         )
-    path, found = RowsDirectory.load(Path(from_commit))
+    path = Path(from_commit)
+    found = CommitManifest.load(path / MANIFEST_FILE)
     optimizer = _OPTIMIZERS.get(found.optimizer)
     if optimizer is None:
         raise FormatError(f"{path}: its optimizer state is of {found.optimizer!r}, which is unknown here")

@@ -13,10 +13,11 @@ from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory
 from hotrow.storage.dividing import choose_plan
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
-from hotrow.storage.readonly import ReadOnlyRows, staging_for
+from hotrow.storage.readonly import ARRIVAL_SLOT_BYTES, ReadOnlyRows, staging_for
 from hotrow.storage.tiered import Lease, TieredRows
 
 __all__ = [
+    "ARRIVAL_SLOT_BYTES",
     "CACHE_SLOT_BYTES",
     "INDEX_ROW_BYTES",
     "MANIFEST_FILE",

@@ -1,8 +1,9 @@
 """Rows that are only read, by any number of threads: a missing row is read by the thread whose batch misses it.
 
-A batch's slots are reserved under a short lock; what it misses is read outside of it. Rows that others are reading
-just then count as resident, so a batch waits, before its slots are used, for the reads that began before it. If one
-of these fails, its caller has the error, and those who counted on its rows reserve again.
+A batch's slots are reserved under a short lock, and what it misses is read outside of it. Rows that another thread is
+reading just then have their slots already: a batch that wants some of them waits, before its slots are used, for the
+reads that were under way when it was reserved. If one of these fails, its caller has the error, and who waited for it
+reserves again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, Tiere
 from hotrow.storage.moves import pieces, range_of_table
 from hotrow.tracing import NO_TRACE
 
+ARRIVAL_SLOT_BYTES = 1
+"""Of DRAM for each slot: whether its row is still on its way."""
+
 MAX_READERS = 4
 """Threads that read at the same time, each many pages at once; the others' reads wait for one of them."""
 
@@ -37,7 +41,7 @@ def staging_for(cache_bytes: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """One reservation. before: those whose reads began before it. is_settled: its rows are there, or given up."""
+    """One reservation. before: those whose reads it waits for. is_settled: its rows are there (is_whole), or not."""
 
     number: int
     slots: Tensor
@@ -97,12 +101,13 @@ class ReadOnlyRows:
         self._row_bytes = [rows.shape[1] * rows.element_size() for rows in group.rows]
         self._entry = (
             threading.Lock()
-        )  # one reservation after the other, so that it is known what is being read
-        self._changed = threading.Condition()  # what follows, and waiting for it
+        )  # who waits for room is waited for by those who come later: nobody starves
+        self._changed = threading.Condition()  # the cache and what follows
         self._arriving: list[_Batch] = []
-        self._num_open = self._num_ended = 0
-        self._readers = threading.BoundedSemaphore(max_readers)
+        self._is_arriving = [torch.zeros(table.num_slots, dtype=torch.bool) for table in tables]
+        self._num_open = 0
         self._is_closed = False
+        self._readers = threading.BoundedSemaphore(max_readers)
         self.tracer = NO_TRACE
         self.num_lookups = self.num_fetched = 0  # what was reserved again counts again
         self._load_pinned()
@@ -110,8 +115,8 @@ class ReadOnlyRows:
     @property
     def memory_bytes(self) -> int:
         """DRAM of arenas, cache and store, as it is now."""
-        rows = sum(rows.nbytes for rows in self.group.rows)
-        return rows + self._cache.memory_bytes + self.store.memory_bytes
+        own = sum(array.nbytes for array in (*self.group.rows, *self._is_arriving))
+        return own + self._cache.memory_bytes + self.store.memory_bytes
 
     @property
     def num_open(self) -> int:
@@ -140,77 +145,82 @@ class ReadOnlyRows:
 
     def prefetch(self, lease: ReadOnlyLease) -> None:
         """Nothing: rows are read by the thread that looks them up."""
-        with self._changed:
-            self._check_open()
+        self._check_open()
 
     # -- reservations
 
     def _reserve(self, lease: ReadOnlyLease) -> _Batch:
-        """Slots, as soon as there is room. Who waits here is waited for by those who come later: nobody starves."""
-        with self._entry:
+        """Slots, as soon as there is room."""
+        with self._entry, self._changed:
             while True:
-                with self._changed:
-                    self._check_open()
-                    num_ended, is_alone = self._num_ended, self._num_open == 0
+                self._check_open()
                 try:
                     with self.tracer.span("translate"):
                         found = self._cache.reserve(lease.values, lease.splits)
                 except IndexError:
                     raise lease.explain() from None
                 if isinstance(found, Reservation):
-                    return self._begin(found)
-                if is_alone:
+                    return self._begin(found, lease.splits)
+                if self._num_open == 0:
                     raise self._too_small(found)
-                self._wait_for_an_end(num_ended)
+                self._changed.wait()
 
-    def _wait_for_an_end(self, num_ended: int) -> None:
-        """Until more batches than these have given their slots back."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._num_ended != num_ended)
+    def _begin(self, found: Reservation, splits: Sequence[int]) -> _Batch:
+        is_awaiting = bool(self._arriving) and self._wants_arriving(found.slots, splits)
+        before = tuple(self._arriving) if is_awaiting else ()
+        batch = _Batch(found.number, found.slots, found.fills, before)
+        if len(found.fills):
+            self._arriving.append(batch)
+            self._mark(found.fills, True)
+        self._num_open += 1
+        self.num_lookups += found.slots.shape[0]
+        self.num_fetched += len(found.fills)
+        return batch
 
-    def _begin(self, found: Reservation) -> _Batch:
-        with self._changed:
-            batch = _Batch(found.number, found.slots, found.fills, tuple(self._arriving))
-            self._num_open += 1
-            self.num_lookups += found.slots.shape[0]
-            self.num_fetched += len(found.fills)
-            if len(found.fills):
-                self._arriving.append(batch)
-            return batch
+    def _wants_arriving(self, slots: Tensor, splits: Sequence[int]) -> bool:
+        """Whether some of the slots' rows are being read."""
+        parts = zip(self.group.features, splits, splits[1:])
+        return any(
+            bool(self._is_arriving[feature.table].index_select(0, slots[begin:end]).any())
+            for feature, begin, end in parts
+        )
+
+    def _mark(self, fills: Moves, is_arriving: bool) -> None:
+        bounds, slots = fills.begin.tolist(), fills.slots.to(torch.int64)
+        for marks, begin, end in zip(self._is_arriving, bounds, bounds[1:]):
+            if begin < end:
+                marks.index_fill_(0, slots[begin:end], is_arriving)
 
     def _arrive(self, batch: _Batch) -> bool:
         """Read what the batch misses and wait for what others read. False if it has to be reserved again."""
+        is_whole = False
         try:
             if len(batch.fills):
                 with self._readers:
                     self._fill(batch.fills)
-            if batch.before:
-                with self._changed:
-                    self._changed.wait_for(lambda: all(other.is_settled for other in batch.before))
-            batch.is_whole = all(other.is_whole for other in batch.before)
+            with self._changed:
+                self._changed.wait_for(lambda: all(other.is_settled for other in batch.before))
+                is_whole = all(other.is_whole for other in batch.before)
         finally:
-            if not batch.is_whole:
-                self._cache.abandon(batch.number)
-            self._settle(batch)
-        return batch.is_whole
+            self._settle(batch, is_whole)
+        return is_whole
 
-    def _settle(self, batch: _Batch) -> None:
+    def _settle(self, batch: _Batch, is_whole: bool) -> None:
         with self._changed:
-            batch.is_settled, batch.before = True, ()  # nor do settled batches keep older ones alive
+            batch.is_settled, batch.is_whole = True, is_whole
+            batch.before = ()  # a settled batch keeps no older ones alive
             if len(batch.fills):
                 self._arriving.remove(batch)
-                self._changed.notify_all()
-        if not batch.is_whole:
-            self._count_end()
+                self._mark(batch.fills, False)
+            if not is_whole:
+                self._cache.abandon(batch.number)
+                self._num_open -= 1
+            self._changed.notify_all()
 
     def _release(self, batch: _Batch) -> None:
-        self._cache.release(batch.number, False)
-        self._count_end()
-
-    def _count_end(self) -> None:
         with self._changed:
+            self._cache.release(batch.number, False)
             self._num_open -= 1
-            self._num_ended += 1
             self._changed.notify_all()
 
     def _too_small(self, shortage: Shortage) -> BudgetTooSmall:
@@ -263,7 +273,9 @@ class ReadOnlyRows:
                 for piece in pieces(moves, self._record_bytes, self.staging_bytes):
                     self._fill_piece(into, piece)
         finally:
-            self._count_end()
+            with self._changed:
+                self._num_open -= 1
+                self._changed.notify_all()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -271,11 +283,10 @@ class ReadOnlyRows:
 
     def close(self) -> None:
         """Let everything go, once the calls that are under way have ended."""
-        with self._entry, self._changed:
+        with self._changed:
             if self._is_closed:
                 return
             self._is_closed = True
-        with self._changed:
             self._changed.wait_for(lambda: self._num_open == 0)
         self.store.close()
 
