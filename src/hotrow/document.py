@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,10 +53,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         raise StorageError(f"{path}: cannot write {len(data)} bytes: {error.strerror or error}") from error
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
     """Read a JSON object. Raises FormatError (not JSON, not an object) or StorageError (cannot be read)."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read(Path(path)).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not a text file ({error.reason} at byte {error.start})") from error
     except OSError as error:
@@ -116,11 +116,11 @@ class Document:
             )
         return document
 
-    def save(self, path: str | Path) -> None:
-        """Write the document as JSON, atomically."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+    def save(self, path: str | Path, write: Callable[[Path, bytes], object] = write_atomically) -> None:
+        """Write the document as JSON, atomically unless ``write`` does it otherwise."""
+        write(Path(path), (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Self:
         """Read the document from a file."""
-        return cls.from_json(read_json(path), str(path))
+        return cls.from_json(read_json(path, read), str(path))

@@ -12,6 +12,16 @@ def cpu_level() -> str | None:
     return os.environ.get("HOTROW_CPU_LEVEL") or None
 
 
+def io_backend() -> str | None:
+    """``HOTROW_IO_BACKEND``: ``io_uring`` or ``threads`` for the files of rows; None means what this machine allows."""
+    name = os.environ.get("HOTROW_IO_BACKEND")
+    if not name or name == "auto":
+        return None
+    if name not in ("io_uring", "threads"):
+        raise ConfigError(f"HOTROW_IO_BACKEND={name!r} is not io_uring or threads; unset it or give one")
+    return name
+
+
 def num_threads() -> int | None:
     """``HOTROW_NUM_THREADS``: threads of the native pool; None means as many as torch uses."""
     text = os.environ.get("HOTROW_NUM_THREADS")

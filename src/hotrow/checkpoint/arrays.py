@@ -12,15 +12,20 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hotrow.document import take
 from hotrow.errors import FormatError, StorageError
+from hotrow.files import Files
+
+if TYPE_CHECKING:
+    from hotrow import _native
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -83,32 +88,44 @@ def write_arrays(
     metadata: Mapping[str, str] | None = None,
     *,
     atomic: bool = False,
+    files: Files | None = None,
 ) -> FileInfo:
     """Write CPU tensors to ``directory/file``, fsynced. Raises StorageError (a full disk is met before writing).
 
-    atomic: write under another name and rename, so that a failure leaves what was there before.
+    atomic: write under another name and rename, so that a failure leaves what was there before. files: the machine's
+    if None.
     """
+    files = files or Files.of_machine()
     final = Path(directory) / file
     path = final.with_name(f".{final.name}.{os.getpid()}.tmp") if atomic else final
     header = _header(arrays, metadata)
     num_bytes = len(header) + sum(t.numel() * t.element_size() for t in arrays.values())
-    digest = hashlib.sha256(header)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb", buffering=0) as out:
-            os.posix_fallocate(out.fileno(), 0, num_bytes)
-            _write_all(out.fileno(), memoryview(header))
-            for tensor in arrays.values():
-                for view in _slices(tensor):
-                    digest.update(view)
-                    _write_all(out.fileno(), view)
-            os.fsync(out.fileno())
+        files.make_directory(path.parent)
+        if files.exists(path):
+            files.remove(path)
+        digest = _write(files.create(path), header, arrays, num_bytes)
         if atomic:
-            path.replace(final)
+            files.rename(path, final)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            files.remove(path)
         raise StorageError(f"{final}: cannot write {num_bytes} bytes: {error.strerror or error}") from error
-    return FileInfo(file=file, num_bytes=num_bytes, sha256=digest.hexdigest())
+    return FileInfo(file=file, num_bytes=num_bytes, sha256=digest)
+
+
+def _write(out: _native.File, header: bytes, arrays: Mapping[str, Tensor], num_bytes: int) -> str:
+    """Header and arrays into a new file, synced; the SHA-256 of all of it."""
+    out.reserve(num_bytes)
+    digest, offset = hashlib.sha256(header), len(header)
+    out.write(0, header)
+    for tensor in arrays.values():
+        for part in _slices(tensor):
+            digest.update(part.numpy().data)
+            out.write_from(offset, part.data_ptr(), part.nbytes)
+            offset += part.nbytes
+    out.sync()
+    return digest.hexdigest()
 
 
 def _header(arrays: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
@@ -126,8 +143,8 @@ def _header(arrays: Mapping[str, Tensor], metadata: Mapping[str, str] | None) ->
     return struct.pack("<Q", len(text)) + text
 
 
-def _slices(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a CPU tensor in order, in slices of rows; a strided one is copied slice by slice."""
+def _slices(tensor: Tensor) -> Iterator[Tensor]:
+    """The bytes of a CPU tensor in order, uint8 ``[N]``, in slices of rows; a strided one is copied slice by slice."""
     tensor = tensor.detach()
     if tensor.numel() == 0:
         return
@@ -135,12 +152,7 @@ def _slices(tensor: Tensor) -> Iterator[memoryview]:
     step = max(1, _SLICE_BYTES // (rows[0].numel() * rows.element_size()))
     for begin in range(0, rows.shape[0], step):
         part = rows[begin : begin + step].contiguous()
-        yield part.view(-1).view(torch.uint8).numpy().data
-
-
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while len(view):
-        view = view[os.write(descriptor, view) :]
+        yield part.view(-1).view(torch.uint8)
 
 
 def verify_file(directory: str | Path, info: FileInfo) -> None:

@@ -2,7 +2,7 @@
 
 A checkpoint is a directory ``step-<step>``. It is written under a name that begins with ``.tmp-``, every file and the
 directory are fsynced, then it is renamed and the parent fsynced: a reader sees all of it or none. Deleting renames to
-``.trash-`` first, for the same reason.
+``.trash-`` first and fsyncs the parent, for the same reason.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,20 +19,24 @@ from torch import Tensor
 
 from hotrow.checkpoint.arrays import write_arrays
 from hotrow.checkpoint.manifest import MANIFEST_FILE, CheckpointManifest
-from hotrow.errors import ConfigError, FormatError, StorageError
+from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError
+from hotrow.files import Files
 
 _NAME = re.compile(r"step-(\d{8,})")
 _LEFTOVERS = (".tmp-", ".trash-")
 
 
 class CheckpointDirectory:
-    """The directory that holds a run's checkpoints; created if need be. Raises StorageError naming the path."""
+    """The directory that holds a run's checkpoints; created if need be. Raises StorageError naming the path.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    files: the machine's if None.
+    """
+
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
+        self.path, self.files = Path(path), files or Files.of_machine()
         self._lock = -1
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.files.make_durable_directory(self.path)
         except OSError as error:
             raise _refused(self.path, "create", error) from error
 
@@ -59,7 +63,7 @@ class CheckpointDirectory:
         """Delete what a killed run left half written or half deleted; returns what it was. Only under the lock."""
         leftovers = [p for p in self._entries() if p.name.startswith(_LEFTOVERS)]
         for path in leftovers:
-            _delete(path)
+            self._delete(path)
         return leftovers
 
     def steps(self) -> list[int]:
@@ -80,35 +84,49 @@ class CheckpointDirectory:
         self,
         manifest: CheckpointManifest,
         files: Mapping[str, Mapping[str, Tensor]],
-        write_more: Callable[[Path], None] | None = None,
+        more: Mapping[str, Callable[[Path], None]] | None = None,
     ) -> Path:
         """Write a checkpoint: ``files`` maps file names to their arrays; ``manifest.files`` is filled in.
 
-        write_more: puts files of its own into the directory and makes them durable; they are not in ``manifest.files``.
+        more: directories inside it by name, and what puts files into each and makes them durable; those are not in
+        ``manifest.files``.
 
         Raises StorageError, leaving every earlier checkpoint as it was.
         """
         final = self.at(manifest.step)
         temporary = self.path / f".tmp-{final.name}-{os.getpid()}"
         try:
-            _delete(temporary)
-            temporary.mkdir()
-            if write_more is not None:
-                write_more(temporary)
-            infos = tuple(write_arrays(temporary, file, arrays) for file, arrays in files.items())
-            replace(manifest, files=infos).save(temporary / MANIFEST_FILE)
-            for directory in {(temporary / info.file).parent for info in infos} | {temporary}:
-                sync_directory(directory)
-            if final.exists():
+            self._delete(temporary)
+            self.files.make_directory(temporary)
+            self._fill(temporary, manifest, files, more or {})
+            if self.files.exists(final):
                 self._discard(final)
-            temporary.rename(final)
-            sync_directory(self.path)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, StorageError):
+            self.files.rename(temporary, final)
+            self.files.sync_directory(self.path)
+        except (OSError, HotrowError) as error:
+            with suppress(OSError):
+                self._delete(temporary)
+            if isinstance(error, HotrowError):
                 raise
             raise _refused(final, "write", error) from error
         return final
+
+    def _fill(
+        self,
+        directory: Path,
+        manifest: CheckpointManifest,
+        files: Mapping[str, Mapping[str, Tensor]],
+        more: Mapping[str, Callable[[Path], None]],
+    ) -> None:
+        for name, write in more.items():
+            self.files.make_directory(directory / name)
+            write(directory / name)
+        infos = tuple(
+            write_arrays(directory, file, arrays, files=self.files) for file, arrays in files.items()
+        )
+        replace(manifest, files=infos).save(directory / MANIFEST_FILE, self.files.write)
+        for inside in sorted({(directory / info.file).parent for info in infos} | {directory}):
+            self.files.sync_directory(inside)
 
     def prune(self, keep_last: int, keep_steps: tuple[int, ...] = ()) -> None:
         """Delete all but the last ``keep_last`` checkpoints and those of ``keep_steps``."""
@@ -120,14 +138,23 @@ class CheckpointDirectory:
     def _discard(self, path: Path) -> None:
         trash = self.path / f".trash-{path.name}-{os.getpid()}"
         try:
-            path.rename(trash)
+            self.files.rename(path, trash)
+            # Else a power cut could bring the name back with half of the files.
+            self.files.sync_directory(self.path)
         except OSError as error:
             raise _refused(path, "delete", error) from error
-        _delete(trash)
+        self._delete(trash)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            if self.files.exists(path):
+                self.files.remove_tree(path)
+        except OSError as error:
+            raise _refused(path, "delete", error) from error
 
     def _entries(self) -> list[Path]:
         try:
-            return sorted(path for path in self.path.iterdir() if path.is_dir())
+            return [self.path / name for name in self.files.list(self.path) if (self.path / name).is_dir()]
         except OSError as error:
             raise _refused(self.path, "list", error) from error
 
@@ -147,24 +174,6 @@ def open_checkpoint(path: str | Path) -> tuple[Path, CheckpointManifest]:
     raise FormatError(
         f"{path}: {what}; give a run's directory or one of its checkpoints/step-... directories"
     )
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _delete(path: Path) -> None:
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _refused(path, "delete", error) from error
 
 
 def _refused(path: Path, what: str, error: OSError) -> StorageError:

@@ -92,7 +92,7 @@ def disk(folder: Path) -> dict[str, Any]:
 
 def disk_io(folder: Path) -> dict[str, Any]:
     """How rows on SSD are read and written here: by which calls and why, and whether past the page cache."""
-    from hotrow import kernels
+    from hotrow import env, kernels
 
     try:
         native_core = kernels.load_native()
@@ -101,7 +101,7 @@ def disk_io(folder: Path) -> dict[str, Any]:
     refusal = native_core.why_not_direct(str(folder))
     return {
         "available": True,
-        "backend": native_core.describe_io("auto"),
+        "backend": native_core.describe_io(env.io_backend() or "auto"),
         "direct": not refusal,
         "direct_error": refusal or None,
     }

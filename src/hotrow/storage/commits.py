@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,9 +24,11 @@ from typing import Any, ClassVar
 
 from hotrow.document import Document, take
 from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError
+from hotrow.files import Files
 
 MARKER_FILE = "hotrow-rows.json"
 MANIFEST_FILE = "collection.json"
+_TEMPORARY = ".tmp-"
 _MARKER = b'{"format": "hotrow-rows", "format_version": 1}\n'
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -75,23 +76,17 @@ class CommitManifest(Document):
 class RowsDirectory:
     """A storage directory, created if need be, and locked until ``close``.
 
-    Raises ConfigError for a directory of something else, or one that is open already; StorageError.
+    files: the machine's if None. Raises ConfigError for a directory of something else, or one that is open already;
+    StorageError.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
         self.rows, self.commits = self.path / "rows", self.path / "commits"
         self._lock, self._owner = -1, os.getpid()
+        self.files = files or Files.of_machine()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_foreign()
-            self._lock = os.open(self.path / MARKER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(self._lock).st_size == 0:
-                os.write(self._lock, _MARKER)
-            self.commits.mkdir(exist_ok=True)
-            for leftover in self.commits.glob(".tmp-*"):
-                shutil.rmtree(leftover)
+            self._open()
         except BlockingIOError as error:
             self.close()
             raise ConfigError(
@@ -101,8 +96,23 @@ class RowsDirectory:
             self.close()
             raise _refused(self.path, "open", error) from error
 
+    def _open(self) -> None:
+        """Make what is missing, durable from the top down: a commit is nothing without the names that lead to it."""
+        files, marker = self.files, self.path / MARKER_FILE
+        files.make_durable_directory(self.path)
+        self._refuse_foreign()
+        with suppress(FileExistsError):
+            files.write(marker, _MARKER)
+            files.sync_directory(self.path)
+        self._lock = os.open(marker, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.make_durable_directory(self.commits)
+        for name in files.list(self.commits):
+            if name.startswith(_TEMPORARY):
+                files.remove_tree(self.commits / name)
+
     def _refuse_foreign(self) -> None:
-        names = sorted(os.listdir(self.path))
+        names = self.files.list(self.path)
         if names and MARKER_FILE not in names:
             raise ConfigError(
                 f"{self.path}: has {names[0]!r} and no {MARKER_FILE}, so it is not a storage_dir of hotrow; give a new "
@@ -111,22 +121,30 @@ class RowsDirectory:
 
     def last(self) -> tuple[Path, CommitManifest] | None:
         """The newest commit; None if there is none. Raises FormatError for a manifest that cannot be read."""
-        found = [
-            (d, CommitManifest.load(d / MANIFEST_FILE)) for d in sorted(self.commits.iterdir()) if d.is_dir()
-        ]
+        try:
+            names = self.files.list(self.commits)
+        except OSError as error:
+            raise _refused(self.commits, "list", error) from error
+        found = [self.load(self.commits / name) for name in names if (self.commits / name).is_dir()]
         return max(found, key=lambda item: item[1].number, default=None)
 
-    @staticmethod
-    def load(path: Path) -> tuple[Path, CommitManifest]:
+    def load(self, path: Path) -> tuple[Path, CommitManifest]:
         """A commit anywhere. Raises FormatError or StorageError for what is none."""
-        return path, CommitManifest.load(path / MANIFEST_FILE)
+        return path, CommitManifest.load(path / MANIFEST_FILE, self.files.read)
+
+    def save(self, manifest: CommitManifest, directory: Path) -> None:
+        """The manifest into the directory of a commit, which is then durable but for its own name."""
+        try:
+            manifest.save(directory / MANIFEST_FILE, self.files.write)
+            self.files.sync_directory(directory)
+        except OSError as error:
+            raise _refused(directory, "write", error) from error
 
     def clear_rows(self) -> None:
         """Delete the working files: what was never committed."""
         try:
-            shutil.rmtree(self.rows, ignore_errors=False)
-        except FileNotFoundError:
-            return
+            if self.files.exists(self.rows):
+                self.files.remove_tree(self.rows)
         except OSError as error:
             raise _refused(self.rows, "delete", error) from error
 
@@ -145,22 +163,21 @@ class RowsDirectory:
 
         Raises StorageError, leaving every earlier commit as it was.
         """
-        final = self.check_name(name)
-        temporary = self.commits / f".tmp-{name}"
+        final, files = self.check_name(name), self.files
+        temporary = self.commits / f"{_TEMPORARY}{name}"
         try:
-            temporary.mkdir()
-            write(temporary).save(temporary / MANIFEST_FILE)
-            _sync(temporary)
-            temporary.rename(final)
-            _sync(self.commits)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if files.exists(temporary):
+                files.remove_tree(temporary)
+            files.make_directory(temporary)
+            self.save(write(temporary), temporary)
+            files.rename(temporary, final)
+            files.sync_directory(self.commits)
+        except (OSError, HotrowError) as error:
+            with suppress(OSError):
+                files.remove_tree(temporary)
             if isinstance(error, HotrowError):
                 raise
             raise _refused(final, "write", error) from error
-        except HotrowError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
         return final
 
     def close(self) -> None:
@@ -175,15 +192,6 @@ class RowsDirectory:
     def __del__(self) -> None:
         with suppress(OSError):
             self.close()
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(path: Path, what: str, error: OSError) -> StorageError:

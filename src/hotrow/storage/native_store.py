@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hotrow.core import IDENTITY_ORDER
 from hotrow.errors import FormatError, StorageError
+from hotrow.files import Files
 from hotrow.kernels import Moves, load_native
 from hotrow.storage.budget import Buffers
 from hotrow.storage.interfaces import Reservation, Shortage, TieredTable
@@ -141,7 +142,7 @@ def open_native_store(
     """
     native, layout = load_native(), _layout(tables)
     options: dict[str, Any] = {
-        "files": native.FileSystem() if files is None else files,
+        "files": Files.of_machine().native if files is None else files,
         "buffer_bytes": max(buffers.write_buffer_bytes, 4 * (64 + max(t.record_bytes for t in tables))),
         "staging_bytes": buffers.staging_bytes,
     }
@@ -166,7 +167,7 @@ def open_for_reading(
             "",
             str(commit),
             _layout(tables),
-            files=native.FileSystem() if files is None else files,
+            files=Files.of_machine().native if files is None else files,
             buffer_bytes=0,
             staging_bytes=staging_bytes,
             read_only=True,

@@ -6,13 +6,14 @@
     plan.fail("write", ".rows", nth=3, error=errno.ENOSPC)     # the third write to a run file finds the disk full
     plan.flip(".rows", byte=4096 + 17, bit=3)                  # one bit of every run's second page, at each read
     plan.power_off("sync", nth=2)                              # nothing reaches the disk from the second sync on
-    files = plan.file_system()
+    files = plan.file_system()                                  # for the row store
+    monkeypatch.setattr(Files, "of_machine", plan.files)        # for everything that collections and trainers write
 
 Every rule counts the calls it matches from when it was made, beginning with 1, and hits call ``nth`` and the next
 ``times - 1`` (``times=None``: all that follow). A read or write counts once per request that goes to the kernel, so one
 that came short counts again when it is continued. ``path`` is a part of the path. Operations are ``read``, ``write``,
-``sync``, ``open``, ``create``, ``remove``, ``rename``, ``link``, ``make directory``, ``sync directory``, ``list``,
-``exists``, ``lock``; ``*`` is any.
+``sync``, ``reserve``, ``open``, ``create``, ``remove``, ``rename``, ``link``, ``make directory``, ``sync directory``,
+``remove directory``, ``list``, ``exists``, ``lock``; ``*`` is any.
 
 What is refused raises OSError with its errno and filename; a file that ends too early raises ``FormatFault``.
 """
@@ -23,6 +24,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from hotrow.errors import ConfigError
+from hotrow.files import Files
 from hotrow.kernels import load_native
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ class FaultPlan:
         """The machine's files with this plan in front. backend: auto, io_uring or threads."""
         files: _native.FileSystem = load_native().FileSystem(backend, queue_depth, self.native)
         return files
+
+    def files(self, backend: str = "auto") -> Files:
+        """The same, for stores and checkpoints."""
+        return Files(self.file_system(backend))
 
     def fail(
         self, operation: str, path: str = "", *, nth: int = 1, times: int | None = 1, error: int = errno.EIO
@@ -94,7 +100,9 @@ class FaultPlan:
         Of what was written to a file since its last sync, each 512-byte sector is kept, torn or lost; of the files
         created, linked, renamed and removed in a directory since its last sync, each is kept or lost. The same
         ``seed`` after the same calls gives the same disk. Files that were there before ``record_writes`` count as
-        synced. To go on, use the directories with another plan. Raises ConfigError without ``record_writes``.
+        synced, and so do removals of directories. To go on, use the directories with another plan.
+
+        Raises ConfigError without ``record_writes``.
         """
         try:
             self.native.power_cut(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _RANDOM = "random.torch"
 def arrays_of(model: Model) -> dict[str, Mapping[str, Tensor]]:
     """File name → arrays: one file of rows and state per table, one for everything else. Rows are not copied.
 
-    A model with rows on SSD has its rows in run files, see ``commit_rows``.
+    A model with rows on SSD has its rows in run files, see ``rows_of``.
     """
     files: dict[str, Mapping[str, Tensor]] = {
         _rows_file(table): arrays for table, arrays in _rows_in_memory(model).items()
@@ -37,10 +37,9 @@ def arrays_of(model: Model) -> dict[str, Mapping[str, Tensor]]:
     return files
 
 
-def commit_rows(model: Model, directory: Path) -> None:
-    """The rows of a model with rows on SSD, as a commit in ``directory/rows``: hard links to run files."""
-    (directory / ROWS_DIRECTORY).mkdir()
-    model.embeddings.commit_into(directory / ROWS_DIRECTORY)
+def rows_of(model: Model) -> dict[str, Callable[[Path], None]]:
+    """Directory name → what commits the rows of a model with rows on SSD into it: hard links to run files."""
+    return {ROWS_DIRECTORY: model.embeddings.commit_into} if model.is_tiered else {}
 
 
 def rows_commit(checkpoint: Path) -> Path | None:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,10 @@ from hotrow.training.progress import Progress, Silence
 from hotrow.training.saving import (
     arrays_of,
     check_resumable,
-    commit_rows,
     load_arrays,
     make_manifest,
     rows_commit,
+    rows_of,
 )
 from hotrow.training.synthetic import SyntheticLoader
 from hotrow.training.window import Window
@@ -371,8 +370,7 @@ class Trainer:
             metrics=state.metrics,
         )
         with self.tracer.span("commit"):
-            write_rows = partial(commit_rows, self.model) if self.model.is_tiered else None
-            path = checkpoints.commit(manifest, arrays_of(self.model), write_rows)
+            path = checkpoints.commit(manifest, arrays_of(self.model), rows_of(self.model))
         keep = (state.best_step,) if config.keep_best and state.best_step is not None else ()
         if self.remote is not None:
             kept = tuple(checkpoints.at(step).name for step in keep)
