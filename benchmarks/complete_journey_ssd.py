@@ -46,7 +46,7 @@ def recipe(data: Path, kind: str, policy: str, spill: Path) -> RunConfig:
     overrides = [f"training.batch_size={BATCH}"]
     if kind in BUDGETS:
         dram = int(total_bytes(parse(RunConfig, values, where), data) * BUDGETS[kind])
-        overrides += [f"storage.dram={dram}", f"storage.policy={policy}", f"storage.dir={spill / kind}"]
+        overrides += [f"storage.dram={dram}B", f"storage.policy={policy}", f"storage.dir={spill / kind}"]
     return parse(RunConfig, apply_overrides(values, overrides), where)
 
 

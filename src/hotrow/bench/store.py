@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hotrow.bench.harness import Settings, Spread
 from hotrow.bench.machine import machine_block
 from hotrow.bench.memory_group import MemoryGroup
 from hotrow.bench.store_cases import (
+    MAX_MORE_BYTES,
     MAX_REQUEST_RATIO,
     MAX_STEP_RATIO,
     MIN_MMAP_RATIO,
@@ -73,8 +74,9 @@ class Child:
 
     def end(self) -> None:
         """End it and wait."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -110,6 +112,9 @@ def bench_store(
         _check_equal(children, case)
         samples = _samples(children, case, settings, progress)
         facts = _facts(case, children, samples, disk)
+        for child in children.values():
+            child.end()
+        facts["peak resident bytes with empty tables"] = _empty_peak(case, directory)
     if skipped:
         facts["mmap_skipped"] = skipped
     cases = [disk["scan"], {"name": case.name, "facts": facts}]
@@ -185,6 +190,17 @@ def _start(
         stack.callback(child.end)
         child.ask("build")
     return children, skipped
+
+
+def _empty_peak(case: StoreCase, directory: Path) -> int:
+    """What the process takes for the same batches without rows."""
+    child = Child("empty", ["-m", "hotrow.bench.store_child", case.name, str(directory), "empty"])
+    try:
+        child.ask("build")
+        child.ask(f"run {case.num_steps}")
+        return child.peak_bytes()
+    finally:
+        child.end()
 
 
 def _check_equal(children: dict[str, Child], case: StoreCase) -> None:
@@ -276,6 +292,11 @@ def _bounds(facts: dict[str, Any], disk: dict[str, Any]) -> list[dict[str, Any]]
             "met": requests <= MAX_REQUEST_RATIO,
         },
     ]  # fmt: skip
+    more = facts["peak resident bytes of the process"] - facts["peak resident bytes with empty tables"]
+    limit = facts["budget bytes"] + MAX_MORE_BYTES
+    bounds.append(
+        {"bound": f"peak resident - that of empty tables <= budget + 100 MiB = {limit}", "measured": more, "met": more <= limit}
+    )  # fmt: skip
     if "mapped / SSD" in facts:
         mapped = facts["mapped / SSD"]["median"]
         bounds.append(

@@ -27,10 +27,10 @@ from hotrow.kernels import keep_freed_memory
 
 
 class Batches:
-    """The case's batches from a file of int32 ids ``[steps, lookups]``, one read at a time."""
+    """The case's batches from a file of int32 ids ``[steps, lookups]``, one read at a time; or all ids ``only_row``."""
 
-    def __init__(self, case: StoreCase, path: Path) -> None:
-        self._case, self._path, self._step = case, path, 0
+    def __init__(self, case: StoreCase, path: Path, only_row: int | None = None) -> None:
+        self._case, self._path, self._step, self._only_row = case, path, 0, only_row
         self._keys = [f"f{table}" for table in range(case.num_tables)]
         self._lengths = torch.full((case.num_tables * case.batch_size,), case.ids_per_bag, dtype=torch.int32)
 
@@ -40,6 +40,8 @@ class Batches:
         if ids.shape[0] < count:
             raise EOFError(f"{self._path}: only {self._step} batches")
         self._step += 1
+        if self._only_row is not None:
+            ids.fill(self._only_row)
         return KeyedJaggedTensor(self._keys, torch.from_numpy(ids), lengths=self._lengths)
 
 
@@ -47,12 +49,13 @@ def write_batches(case: StoreCase, path: Path, num_steps: int) -> None:
     """Draw ``num_steps`` batches into a file."""
     rng = np.random.Generator(np.random.PCG64(case.seed))
     heat = zipf_heat(case.num_rows, case.exponent)
-    scrambles = [rng.permutation(case.num_rows).astype(np.int32) for _ in range(case.num_tables)]
+    order = rng.permutation if case.scrambled else np.arange
+    row_ids = [order(case.num_rows).astype(np.int32) for _ in range(case.num_tables)]
     per_table = case.batch_size * case.ids_per_bag
     with path.open("wb") as file:
         for _ in range(num_steps):
-            for scramble in scrambles:
-                scramble[draw_places(rng, per_table, heat)].tofile(file)
+            for ids in row_ids:
+                ids[draw_places(rng, per_table, heat)].tofile(file)
 
 
 def in_memory(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
@@ -63,11 +66,16 @@ def in_memory(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
 def on_ssd(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
     """hotrow's tiers: every row is on SSD (committed by ``materialise``), each table has its share of the budget."""
     tables = case.tables()
-    cache = {"policy": case.policy, "bytes": case.budget_bytes // case.num_tables}
-    plan = Plan.manual({table.name: {"cache": cache} for table in tables}, tables)
+    choice = {"dram_rows": case.prefix_rows, "cache": {"policy": case.policy, "bytes": case.cache_bytes}}
+    plan = Plan.manual({table.name: choice for table in tables}, tables)
     return EmbeddingBagCollection(
         tables, plan=plan, optimizer=OPTIMIZER, storage_dir=directory / "store", seed=case.seed
     )
+
+
+def empty(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
+    """Tables of one row each: what a process takes besides its rows."""
+    return EmbeddingBagCollection([*_tiny(case)], optimizer=OPTIMIZER, seed=case.seed)
 
 
 def mapped(case: StoreCase, directory: Path) -> EmbeddingBagCollection:
@@ -120,6 +128,7 @@ KINDS: dict[str, Callable[[StoreCase, Path], EmbeddingBagCollection]] = {
     "memory": in_memory,
     "ssd": on_ssd,
     "mmap": mapped,
+    "empty": empty,
 }
 
 
@@ -129,7 +138,7 @@ class Contestant:
     def __init__(self, kind: str, case: StoreCase, directory: Path) -> None:
         self.case, self.collection = case, KINDS[kind](case, directory)
         self._path = directory / "batches.bin"
-        self._batches = Batches(case, self._path)
+        self._batches = Batches(case, self._path, only_row=0 if kind == "empty" else None)
         generator = torch.Generator().manual_seed(case.seed)
         self._grad = torch.randn(case.batch_size, case.num_tables * case.embedding_dim, generator=generator)
         self._window: list[Any] = []
