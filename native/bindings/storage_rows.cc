@@ -62,30 +62,31 @@ class BoundStore {
 };
 
 LogOptions options(std::shared_ptr<storage::FileSystem> files, double max_garbage, int64_t gap_bytes,
-                   int64_t staging_bytes, bool read_only) {
+                   int64_t staging_bytes, int64_t writer_bytes, bool read_only) {
   LogOptions result;
   result.files = std::move(files);
   result.max_garbage = max_garbage;
   result.gap_bytes = gap_bytes;
   result.staging_bytes = staging_bytes;
+  result.writer_bytes = writer_bytes;
   result.read_only = read_only;
   return result;
 }
 
 std::unique_ptr<BoundStore> create(const std::string& directory, const std::vector<Table>& tables,
                                    std::shared_ptr<storage::FileSystem> files, int64_t buffer_bytes, double max_garbage,
-                                   int64_t gap_bytes, int64_t staging_bytes) {
+                                   int64_t gap_bytes, int64_t staging_bytes, int64_t writer_bytes) {
   const nb::gil_scoped_release release;
-  const LogOptions with = options(std::move(files), max_garbage, gap_bytes, staging_bytes, false);
+  const LogOptions with = options(std::move(files), max_garbage, gap_bytes, staging_bytes, writer_bytes, false);
   return std::make_unique<BoundStore>(RowLog::create(directory, layouts(tables), with), buffer_bytes);
 }
 
 std::unique_ptr<BoundStore> open(const std::string& directory, const std::string& commit,
                                  const std::vector<Table>& tables, std::shared_ptr<storage::FileSystem> files,
                                  int64_t buffer_bytes, double max_garbage, int64_t gap_bytes, int64_t staging_bytes,
-                                 bool read_only) {
+                                 int64_t writer_bytes, bool read_only) {
   const nb::gil_scoped_release release;
-  const LogOptions with = options(std::move(files), max_garbage, gap_bytes, staging_bytes, read_only);
+  const LogOptions with = options(std::move(files), max_garbage, gap_bytes, staging_bytes, writer_bytes, read_only);
   return std::make_unique<BoundStore>(RowLog::open(directory, commit, layouts(tables), with), buffer_bytes);
 }
 
@@ -159,9 +160,10 @@ std::map<std::string, int64_t> stats_of(const storage::StoreStats& stats) {
 void bind_storage_rows(nb::module_& m) {
   nb::class_<BoundStore>(m, "RowStore")
       .def_static("create", &create, "directory"_a, "tables"_a, "files"_a, "buffer_bytes"_a, "max_garbage"_a = 0.5,
-                  "gap_bytes"_a = 0, "staging_bytes"_a = 8 << 20)
+                  "gap_bytes"_a = 0, "staging_bytes"_a = 8 << 20, "writer_bytes"_a = 4 << 20)
       .def_static("open", &open, "directory"_a, "commit"_a, "tables"_a, "files"_a, "buffer_bytes"_a,
-                  "max_garbage"_a = 0.5, "gap_bytes"_a = 0, "staging_bytes"_a = 8 << 20, "read_only"_a = false)
+                  "max_garbage"_a = 0.5, "gap_bytes"_a = 0, "staging_bytes"_a = 8 << 20, "writer_bytes"_a = 4 << 20,
+                  "read_only"_a = false)
       .def("read", &read, "begin"_a, "places"_a, "records"_a, "found"_a)
       .def("write_back", &write_back, "begin"_a, "places"_a, "records"_a)
       .def(

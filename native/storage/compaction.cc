@@ -117,7 +117,8 @@ class Compaction {
 
   void run() {
     const uint64_t sequence = log_.draw_sequence();
-    RunWriter writer(*log_.options_.files, log_.run_path(sequence), sequence, log_.tables_, tables_);
+    RunWriter writer(*log_.options_.files, log_.run_path(sequence), sequence, log_.tables_, tables_,
+                     log_.options_.writer_bytes);
     for (const uint32_t table : tables_) merge(table, writer);
     if (writer.num_records() > 0) {
       const RunPointer run = writer.finish();

@@ -65,7 +65,7 @@ void RowLog::Impl::append_run(const std::vector<uint32_t>& tables, const std::fu
     appending.unlock();
   }
   const uint64_t sequence = next_sequence_++;
-  RunWriter writer(*options_.files, run_path(sequence), sequence, tables_, tables);
+  RunWriter writer(*options_.files, run_path(sequence), sequence, tables_, tables, options_.writer_bytes);
   feed(writer);
   RunPointer run = writer.finish();
   install(run, writer, nullptr);

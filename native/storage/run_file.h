@@ -17,7 +17,6 @@
 
 namespace hotrow::storage {
 
-constexpr int64_t kWriterBytes = 4 << 20;  // what a RunWriter gathers before it writes
 
 /// The records of one table in a run.
 struct RunSection {
@@ -53,9 +52,9 @@ void read_exactly(File& file, int64_t offset, int64_t size, std::byte* data);
 /// Writes a run: records in ascending order of (table, place), through a buffer, in large writes.
 class RunWriter {
  public:
-  /// Tables: ascending, those that records may follow of.
+  /// Tables: ascending, those that records may follow of. gathered_bytes: written at a time, a page at least.
   RunWriter(FileSystem& files, const std::string& path, uint64_t sequence, const std::vector<TableLayout>& layouts,
-            const std::vector<uint32_t>& tables);
+            const std::vector<uint32_t>& tables, int64_t gathered_bytes);
   /// Removes what was written unless it was finished; what cannot be removed is left to the next opening.
   ~RunWriter();
 

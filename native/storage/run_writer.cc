@@ -11,8 +11,8 @@ namespace {
 
 constexpr int64_t kWriteBytes = 1 << 20;  // one of several writes in flight
 
-int64_t buffer_bytes(const std::vector<TableLayout>& layouts, const std::vector<uint32_t>& tables) {
-  int64_t bytes = kWriterBytes;
+int64_t buffer_bytes(const std::vector<TableLayout>& layouts, const std::vector<uint32_t>& tables, int64_t gathered) {
+  int64_t bytes = AlignedBuffer::round_up(std::max<int64_t>(gathered, 1));
   for (const uint32_t table : tables) bytes = std::max(bytes, page_shape(layouts[table].record_bytes).page_bytes);
   return bytes;
 }
@@ -34,8 +34,12 @@ int64_t Run::memory_bytes() const {
 }
 
 RunWriter::RunWriter(FileSystem& files, const std::string& path, uint64_t sequence,
-                     const std::vector<TableLayout>& layouts, const std::vector<uint32_t>& tables)
-    : files_(files), layouts_(layouts), run_(std::make_shared<Run>()), buffer_(buffer_bytes(layouts, tables)) {
+                     const std::vector<TableLayout>& layouts, const std::vector<uint32_t>& tables,
+                     int64_t gathered_bytes)
+    : files_(files),
+      layouts_(layouts),
+      run_(std::make_shared<Run>()),
+      buffer_(buffer_bytes(layouts, tables, gathered_bytes)) {
   const std::vector<std::byte> header = encode_header(sequence, layouts, tables);
   std::memcpy(&header_checksum_, header.data() + offsetof(RunHeader, checksum), sizeof(header_checksum_));
   run_->sequence = sequence;

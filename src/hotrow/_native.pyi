@@ -265,6 +265,7 @@ class RowStore:
         max_garbage: float = 0.5,
         gap_bytes: int = 0,
         staging_bytes: int = 8388608,
+        writer_bytes: int = 4194304,
     ) -> RowStore: ...
     @staticmethod
     def open(
@@ -276,6 +277,7 @@ class RowStore:
         max_garbage: float = 0.5,
         gap_bytes: int = 0,
         staging_bytes: int = 8388608,
+        writer_bytes: int = 4194304,
         read_only: bool = False,
     ) -> RowStore: ...
     def read(self, begin: int, places: int, records: int, found: int) -> None: ...

@@ -225,7 +225,12 @@ def test_what_is_taken_is_within_the_budget(policy):
     arenas = layout[0].num_slots * (16 * 4 + 4)
     cache = NativeCache(layout, [0]).memory_bytes
     assert (
-        arenas + cache + table.num_embeddings + 4 * buffers.staging_bytes + buffers.write_buffer_bytes
+        arenas
+        + cache
+        + table.num_embeddings
+        + 4 * buffers.staging_bytes
+        + buffers.write_buffer_bytes
+        + 2 * buffers.writer_bytes
         <= 8 << 20
     )
     assert arenas > 4 << 20
@@ -234,7 +239,9 @@ def test_what_is_taken_is_within_the_budget(policy):
 
 
 def test_buffers_are_bounded():
-    assert Buffers.of(1 << 40) == Buffers(staging_bytes=8 << 20, write_buffer_bytes=64 << 20)
+    assert Buffers.of(1 << 40) == Buffers(
+        staging_bytes=8 << 20, write_buffer_bytes=64 << 20, writer_bytes=4 << 20
+    )
 
 
 def wait_until(condition, seconds=20.0):

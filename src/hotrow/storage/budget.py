@@ -5,10 +5,11 @@ per slot                row, optimizer state, the row's id where its random numb
                         the cache knows of it (``CACHE_SLOT_BYTES``)
 per row of the table    ``INDEX_ROW_BYTES``: which run file has it
 per table               its share of an eighth of the caches: records on their way in (staging) and out (write
-                        buffer), no more than ``MAX_STAGING_BYTES`` and ``MAX_BUFFER_BYTES``
+                        buffer, and what two writers gather), no more than ``MAX_STAGING_BYTES``,
+                        ``MAX_BUFFER_BYTES`` and ``MAX_WRITER_BYTES``
 ======================  ====================================================================================
 
-What depends on batches (their ids, slots and distinct rows) and what the store writes with (8 MiB) is not counted.
+What depends on batches (their ids, slots and distinct rows) is not counted.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ CACHE_SLOT_BYTES = 24
 INDEX_ROW_BYTES = 1
 MAX_STAGING_BYTES = 8 << 20
 MAX_BUFFER_BYTES = 64 << 20
-MIN_STAGING_BYTES, MIN_BUFFER_BYTES = 64 << 10, 256 << 10
+MAX_WRITER_BYTES = 4 << 20
+MIN_STAGING_BYTES, MIN_BUFFER_BYTES, MIN_WRITER_BYTES = 16 << 10, 64 << 10, 16 << 10
 ROW_ID_BYTES = 8
 STAGING_COPIES = 4
 """Packed records, pages that two threads read, pages that compaction reads."""
+NUM_WRITERS = 2
+"""One writes the buffer out, one compacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +37,18 @@ class Buffers:
 
     staging_bytes: int
     write_buffer_bytes: int
+    writer_bytes: int
 
     @classmethod
     def of(cls, cache_bytes: int) -> Buffers:
         """Those that go with caches of so many bytes: an eighth, half in (``STAGING_COPIES``), half out."""
+        half = cache_bytes // 16
+        writer_bytes = max(MIN_WRITER_BYTES, min(half // 8, MAX_WRITER_BYTES))
+        buffer_bytes = half - NUM_WRITERS * writer_bytes
         return cls(
-            staging_bytes=max(MIN_STAGING_BYTES, min(cache_bytes // 16 // STAGING_COPIES, MAX_STAGING_BYTES)),
-            write_buffer_bytes=max(MIN_BUFFER_BYTES, min(cache_bytes // 16, MAX_BUFFER_BYTES)),
+            staging_bytes=max(MIN_STAGING_BYTES, min(half // STAGING_COPIES, MAX_STAGING_BYTES)),
+            write_buffer_bytes=max(MIN_BUFFER_BYTES, min(buffer_bytes, MAX_BUFFER_BYTES)),
+            writer_bytes=writer_bytes,
         )
 
 

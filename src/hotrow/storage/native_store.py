@@ -145,6 +145,7 @@ def open_native_store(
         "files": Files.of_machine().native if files is None else files,
         "buffer_bytes": max(buffers.write_buffer_bytes, 4 * (64 + max(t.record_bytes for t in tables))),
         "staging_bytes": buffers.staging_bytes,
+        "writer_bytes": buffers.writer_bytes,
     }
     with _our_errors(directory, "open the rows"):
         if commit is None:

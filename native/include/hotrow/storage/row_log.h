@@ -56,6 +56,7 @@ struct LogOptions {
   double max_garbage = 0.5;         // of live bytes, before compaction is wanted
   int64_t gap_bytes = 0;            // neighbouring reads closer than this become one (from the measured read curve)
   int64_t staging_bytes = 8 << 20;  // read at a time
+  int64_t writer_bytes = 4 << 20;   // written at a time, by each of an append and a compaction
 };
 
 /// Thread-safe: any number of readers beside one appender, one compactor and one committer.
