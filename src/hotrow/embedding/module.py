@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from hotrow.core import INT8_TAIL_BYTES, DataType, EmbeddingConfig
 from hotrow.embedding.lookup import FusedPooled, Jagged, SparsePooled
+from hotrow.embedding.parts import needs_backward, pool_in_parts
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import store_rows
 from hotrow.embedding.tiered import TieredStore
@@ -168,6 +169,33 @@ def load_weight(table: EmbeddingConfig, rows: Tensor | Callable[[Tensor], None],
     return None
 
 
+def check_stretch(
+    table: EmbeddingConfig,
+    specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    first: int,
+    arrays: Mapping[str, Tensor],
+) -> None:
+    """Raise ConfigError unless these are rows from ``first`` on of arrays that the table has."""
+    counts = {array.shape[0] for array in arrays.values()}
+    if len(counts) != 1 or first < 0 or first + max(counts) > table.num_embeddings:
+        raise ConfigError(
+            f"table {table.name!r}: rows from {first} on of lengths {sorted(counts)} are not rows of a table of "
+            f"{table.num_embeddings}"
+        )
+    for name, array in arrays.items():
+        if name not in specs:
+            raise ConfigError(f"table {table.name!r} has no array {name!r}; it has {', '.join(specs)}")
+        dtype, shape = specs[name]
+        is_values = (
+            name == "weight" and array.is_floating_point() and array.shape[1:] == (table.embedding_dim,)
+        )
+        if not is_values and (array.dtype, tuple(array.shape[1:])) != (dtype, shape):
+            raise ConfigError(
+                f"table {table.name!r}: rows of {name} are {array.dtype} {list(array.shape[1:])}, expected {dtype} "
+                f"{list(shape)}"
+            )
+
+
 class TableModule(nn.Module):
     """Base of the modules that own tables. Not for direct use."""
 
@@ -267,6 +295,19 @@ class TableModule(nn.Module):
         with torch.no_grad():
             self._store.load_table(table, arrays)
 
+    def write_rows(self, table: str, first: int, arrays: Mapping[str, Tensor]) -> None:
+        """Write rows ``[first, first + n)`` of one table: ``weight`` ``[n, dim]``, state by name, or some of them.
+
+        A weight of another float precision is rounded to the table's. Raises ConfigError naming what does not fit.
+        """
+        names = [config.name for config in self._store.tables]
+        if table not in names:
+            raise ConfigError(f"no table {table!r}; tables are {names}")
+        config = self._store.tables[names.index(table)]
+        check_stretch(config, self._store.array_specs(names.index(table)), first, arrays)
+        with torch.no_grad():
+            self._store.write_rows(names.index(table), first, arrays)
+
     def random_state(self) -> dict[str, int]:
         """``seed`` and ``step``: what random numbers (and Adam's bias correction) depend on besides table and row."""
         return {"seed": self._store.seed, "step": self._store.step}
@@ -307,6 +348,15 @@ class TableModule(nn.Module):
         with torch.no_grad():
             self._store.load_state(arrays)
         self._store.step, self._store.optimizer = int(state["step"]), restored
+
+    def storage_stats(self) -> dict[str, int]:
+        """What rows on SSD have cost so far, by name; empty where all rows are in memory.
+
+        ``rows_fetched``, ``rows_written_back`` between cache and store, ``num_lookups``, ``memory_bytes`` now, and what
+        the store did on disk: ``pages_read``, ``read_requests``, ``read_bytes``, ``append_bytes``,
+        ``compaction_bytes``, ``live_bytes``, ``disk_bytes``, ``num_runs``, ``index_bytes``.
+        """
+        return self._store.storage_stats()
 
     def trace(self, tracer: Tracer) -> None:
         """Add spans to ``tracer`` from now on: update, and for rows on SSD translate, read, write back, commit rows."""
@@ -352,6 +402,8 @@ class TableModule(nn.Module):
             return pooled
         jagged = self._store.select(values, offsets, weights, selection, num_keys)
         reader = self._store.reader(jagged, lease)
+        if not needs_backward(self._anchor, jagged.weights):
+            return pool_in_parts(self._store, jagged, reader)
         found: Tensor = FusedPooled.apply(self._anchor, jagged.weights, jagged, reader)  # type: ignore[no-untyped-call]
         return found
 

@@ -15,6 +15,7 @@ from hotrow.embedding.bags import DEFAULT_OPTIMIZER
 from hotrow.embedding.collection import Collection, check_kind, check_seed
 from hotrow.embedding.lookup import FusedGather, Jagged, SparseGather
 from hotrow.embedding.opening import make_store, open_read_only
+from hotrow.embedding.parts import gather_in_parts, needs_backward
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.tables import check_device, check_plan, check_tables
 from hotrow.embedding.ticket import Ticket
@@ -87,6 +88,8 @@ class EmbeddingCollection(Collection):
     def _gather(self, jagged: Jagged, splits: Sequence[int], lease: Lease | None) -> Sequence[Tensor]:
         if self._is_fused:
             reader = self._store.reader(jagged, lease)
+            if not needs_backward(self._anchor):
+                return gather_in_parts(self._store, jagged.values, splits, reader)
             return FusedGather.apply(self._anchor, jagged.values, splits, reader)  # type: ignore[no-any-return, no-untyped-call]
         parameters = self._bound_parameters()
         return SparseGather.apply(self._store.group, jagged.values, splits, *parameters)  # type: ignore[no-any-return, no-untyped-call]

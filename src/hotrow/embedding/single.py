@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hotrow.core import DataType, EmbeddingBagConfig
 from hotrow.embedding.lookup import FusedGather, Jagged, ReadRows, SparseGather, as_given
 from hotrow.embedding.module import TableModule, load_rows
+from hotrow.embedding.parts import gather_in_parts, needs_backward
 from hotrow.embedding.store import TableStore
 from hotrow.embedding.ticket import Ticket
 from hotrow.embedding.tiered import TieredStore
@@ -229,6 +230,8 @@ class GatheredTable(SingleTable):
         splits = [values.shape[0]]
         if self._is_fused:
             reader = self._store.reader(_one_bag(values), lease)
+            if not needs_backward(self._anchor):
+                return gather_in_parts(self._store, values.contiguous(), splits, reader)[0]
             return FusedGather.apply(self._anchor, values.contiguous(), splits, reader)[0]  # type: ignore[no-any-return, no-untyped-call]
         parameters = self._bound_parameters()
         return SparseGather.apply(self._store.group, values, splits, *parameters)[0]  # type: ignore[no-any-return, no-untyped-call]

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from hotrow import kernels
 from hotrow.core import DataType, EmbeddingConfig
 from hotrow.embedding.lookup import Jagged, as_given, select_features
-from hotrow.embedding.tables import check_trainable, features_of, make_rows, make_state, table_spec
+from hotrow.embedding.tables import (
+    check_trainable,
+    features_of,
+    make_rows,
+    make_state,
+    store_rows,
+    table_spec,
+)
 from hotrow.errors import ConfigError
 from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
@@ -84,6 +91,10 @@ class TableStore:
     def announce(self, jagged: Jagged) -> Lease | None:
         """Bring in the rows of a coming input; None where all rows are here."""
         return None
+
+    def storage_stats(self) -> dict[str, int]:
+        """Nothing is stored elsewhere."""
+        return {}
 
     def trace(self, tracer: Tracer) -> None:
         """Time what is done to rows from now on."""
@@ -249,6 +260,16 @@ class TableStore:
         for name, array in found.items():
             own[name].copy_(array)
 
+    def array_specs(self, index: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """A table's arrays by name, ``weight`` first: dtype, and shape of one row."""
+        return {n: (a.dtype, tuple(a.shape[1:])) for n, a in self.read_table(index).items()}
+
+    def write_rows(self, index: int, first: int, arrays: Mapping[str, Tensor]) -> None:
+        """Write rows from ``first`` on of some or all arrays of a table; a weight of another precision is converted."""
+        for name, to in self.read_table(index).items():
+            if name in arrays:
+                copy_rows(self.tables[index], arrays[name], to[first : first + arrays[name].shape[0]])
+
     def state_arrays(self) -> dict[str, dict[str, Tensor]]:
         """Optimizer state: table → name → array, the arrays themselves."""
         return {table.name: dict(state) for table, state in zip(self.tables, self.state)}
@@ -270,6 +291,14 @@ class TableStore:
         twin.state = [{name: _copy_arena(a, memo) for name, a in state.items()} for state in self.state]
         twin._group = None
         return twin
+
+
+def copy_rows(table: EmbeddingConfig, values: Tensor, to: Tensor) -> None:
+    """Copy values of a table's array, converted to its precision where they are floats of another."""
+    if values.dtype is to.dtype and values.shape == to.shape:
+        to.copy_(values)
+    else:
+        store_rows(values, table, to)
 
 
 def check_arrays(arrays: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, list[int]]]) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from hotrow.core import EmbeddingConfig
 from hotrow.embedding.arenas import array_specs, make_group
 from hotrow.embedding.lookup import Jagged
-from hotrow.embedding.store import TableStore, check_arrays
-from hotrow.embedding.tables import filled_on_disk, store_rows
+from hotrow.embedding.store import TableStore, check_arrays, copy_rows
+from hotrow.embedding.tables import filled_on_disk
 from hotrow.errors import ConfigError, HotrowError, IdOutOfRange
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.kernels import TableGroup
 from hotrow.optim import Optimizer
-from hotrow.storage import MANIFEST_FILE, Cache, CommitManifest, Lease, RowsDirectory, TieredRows
+from hotrow.storage import Cache, CommitManifest, Lease, RowsDirectory, TieredRows
 from hotrow.tracing import Tracer
 
 _CHUNK_BYTES = 32 << 20
@@ -94,6 +94,9 @@ class TieredStore(TableStore):
             "the ids of a batch were changed while it was looked up; leave them alone until then"
         )
 
+    def storage_stats(self) -> dict[str, int]:
+        return self.tiers.stats()
+
     def trace(self, tracer: Tracer) -> None:
         super().trace(tracer)
         self.tiers.tracer = tracer
@@ -111,9 +114,11 @@ class TieredStore(TableStore):
             yield first, part
 
     def _ranges(self, index: int) -> Iterator[tuple[int, int]]:
-        num_rows = self.tables[index].num_embeddings
-        step = max(1, _CHUNK_BYTES // self.tiers.tables[index].record_bytes)
+        num_rows, step = self.tables[index].num_embeddings, self._stretch_rows(index)
         return ((first, min(first + step, num_rows)) for first in range(0, num_rows, step))
+
+    def _stretch_rows(self, index: int) -> int:
+        return max(1, _CHUNK_BYTES // self.tiers.tables[index].record_bytes)
 
     def _part(self, index: int, count: int) -> TableGroup:
         sizes = [count if i == index else 0 for i in range(len(self.tables))]
@@ -130,22 +135,29 @@ class TieredStore(TableStore):
 
     def write_table(self, index: int, arrays: Mapping[str, Tensor]) -> None:
         """Write some or all arrays of a table; ``weight`` may be fp32 values of any precision's table."""
-        is_whole = arrays.keys() == self._specs[index].keys()
         for first, last in self._ranges(index):
-            part = self._part(index, last - first)
-            if not is_whole:
-                self.tiers.read_range(index, first, last, part)
-            for name, to in _arrays_of(part, index).items():
-                if name in arrays:
-                    self._copy_in(index, arrays[name][first:last].detach(), to)
-            self.tiers.write_range(index, first, last, part)
-            self._is_stale = True
+            self._write_stretch(index, first, last, {n: a[first:last] for n, a in arrays.items()})
 
-    def _copy_in(self, index: int, values: Tensor, to: Tensor) -> None:
-        if values.dtype is to.dtype and values.shape == to.shape:
-            to.copy_(values)
-        else:
-            store_rows(values, self.tables[index], to)
+    def array_specs(self, index: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        return self._specs[index]
+
+    def write_rows(self, index: int, first: int, arrays: Mapping[str, Tensor]) -> None:
+        end = first + next(iter(arrays.values())).shape[0]
+        step = self._stretch_rows(index)
+        for begin in range(first, end, step):
+            stop = min(begin + step, end)
+            part = {name: array[begin - first : stop - first] for name, array in arrays.items()}
+            self._write_stretch(index, begin, stop, part)
+
+    def _write_stretch(self, index: int, first: int, last: int, arrays: Mapping[str, Tensor]) -> None:
+        part = self._part(index, last - first)
+        if arrays.keys() != self._specs[index].keys():
+            self.tiers.read_range(index, first, last, part)
+        for name, to in _arrays_of(part, index).items():
+            if name in arrays:
+                copy_rows(self.tables[index], arrays[name].detach(), to)
+        self.tiers.write_range(index, first, last, part)
+        self._is_stale = True
 
     @contextmanager
     def slots_of(self, lease: Lease) -> Iterator[Tensor]:
@@ -218,7 +230,7 @@ class TieredStore(TableStore):
         """The files of a commit in an existing directory, durable but for the directory's own name."""
         _ = self.group
         self.tiers.commit(directory)
-        self.manifest(1).save(directory / MANIFEST_FILE)
+        self.directory.save(self.manifest(1), directory)
 
     def manifest(self, number: int) -> CommitManifest:
         assert self.optimizer is not None

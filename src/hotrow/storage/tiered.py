@@ -117,6 +117,16 @@ class TieredRows:
         arrays += [ids for ids in self.group.row_ids if ids is not None]
         return sum(a.nbytes for a in arrays) + self._cache.memory_bytes + self.store.memory_bytes
 
+    def stats(self) -> dict[str, int]:
+        """What was done so far: rows and lookups by name, and what the store counts."""
+        return {
+            **self.store.stats(),
+            "rows_fetched": self.num_fetched,
+            "rows_written_back": self.num_written_back,
+            "num_lookups": self.num_lookups,
+            "memory_bytes": self.memory_bytes,
+        }
+
     @property
     def num_open(self) -> int:
         """Batches that have slots now."""
