@@ -7,6 +7,7 @@ from hotrow.bench.harness import Pair, Settings, Spread, measure_pair
 from hotrow.bench.kernels import bench_kernels
 from hotrow.bench.loader import bench_loader
 from hotrow.bench.machine import machine_block
+from hotrow.bench.memory_group import MemoryGroup
 from hotrow.bench.quality import bench_quality
 from hotrow.bench.report import lines, markdown, write_markdown
 from hotrow.bench.store import bench_store
@@ -21,6 +22,7 @@ __all__ = [
     "Against",
     "Bound",
     "Case",
+    "MemoryGroup",
     "Pair",
     "Settings",
     "Shape",

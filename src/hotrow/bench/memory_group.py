@@ -19,13 +19,13 @@ _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 class MemoryGroup:
     """A group whose processes together get ``limit_bytes`` of memory, page cache included, and no swap.
 
-    Raises ConfigError where no group can be made; the message says why.
+    label: tells groups of one process apart. Raises ConfigError where no group can be made; the message says why.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, label: str = "") -> None:
         is_v2 = (_V2 / "cgroup.controllers").exists()
         parent = _V2 if is_v2 else _V1
-        self.path = parent / f"hotrow-{os.getpid()}"
+        self.path = parent / f"hotrow-{os.getpid()}{label and '-'}{label}"
         self._peak_file = "memory.peak" if is_v2 else "memory.max_usage_in_bytes"
         limits = (
             {"memory.max": limit_bytes, "memory.swap.max": 0}

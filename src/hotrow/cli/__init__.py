@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from hotrow.errors import HotrowError
 
-COMMANDS = ("quickstart", "doctor", "prepare", "train", "evaluate", "export", "bench")
+COMMANDS = ("quickstart", "doctor", "prepare", "train", "evaluate", "export", "reproduce", "bench")
 """Commands in the order in which ``hotrow --help`` lists them."""
 
 EXTRAS = {

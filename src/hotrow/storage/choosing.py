@@ -21,10 +21,11 @@ from hotrow.core import CacheSpec
 from hotrow.errors import ConfigError
 from hotrow.storage.replay import Ids, replay_batches
 
-POLICIES = ("lru", "wtinylfu", "generation")
-"""Those that are tried for the dynamic part, the simplest first."""
-PREFIXES = (0.0, 0.125, 0.25, 0.5, 0.75)
-"""Shares of the slots that are tried as pinned prefix; beside them all but what batches need (with ``none``)."""
+POLICIES = ("lru", "wtinylfu")
+"""Those that are tried for the dynamic part, the simplest first. Generations are LRU in blocks and better by chance
+only."""
+PREFIXES = (0.0, 0.125, 0.25, 0.5, 0.75, 0.9)
+"""Shares of the slots that are tried as pinned prefix; beside them all but what batches need."""
 MARGIN = 0.005
 """Rows read per lookup by which another policy must be better than LRU: half of them by chance, a window later."""
 CHANCE = 0.001
@@ -163,11 +164,11 @@ def _hashes(places: Ids) -> NDArray[np.float64]:
 def choose_cache(window: Window, num_slots: int) -> CacheChoice:
     """The cache of at most ``num_slots`` for lookups like those of ``window``.
 
-    Tried are LRU, W-TinyLFU and generations behind prefixes of several lengths, and the longest prefix that leaves room
-    for batches, behind which rows pass uncached. Taken is LRU with its best prefix, unless another reads at least
-    ``MARGIN`` rows per lookup less and no more with look-ahead than without.
-    Where rows hardly come again (LRU reads as many as no cache at all), rows pass
-    (``none``) and the slots are those that batches need. Raises ConfigError if the window's largest batch does not fit.
+    Tried are LRU and W-TinyLFU behind prefixes of several lengths, the longest leaving just the room that batches need.
+    Taken is LRU with its best prefix, unless W-TinyLFU reads at least ``MARGIN`` rows per lookup less and no more with
+    look-ahead than without: rows that wait in slots for their batch are slots that its main part lacks. Where rows
+    hardly come again (LRU reads as many as no cache at all), rows pass (``none``) and the slots are those that batches
+    need. Raises ConfigError if the window's largest batch does not fit.
     """
     trials = list(_trials(window, num_slots))
     if not trials:
@@ -199,13 +200,10 @@ def choose_cache(window: Window, num_slots: int) -> CacheChoice:
 def _trials(window: Window, num_slots: int) -> Iterator[Trial]:
     """Candidates that fit, the simplest first: LRU without a prefix."""
     longest = num_slots - min(window.room, num_slots)
+    prefixes = sorted({min(int(num_slots * share), longest) for share in PREFIXES} | {longest})
     for policy in POLICIES:
-        for share in PREFIXES:
-            num_pinned = int(num_slots * share)
-            if num_pinned == 0 or num_pinned <= longest:
-                yield from _trial(window, policy, num_pinned, num_slots)
-    if longest > 0:
-        yield from _trial(window, "none", longest, num_slots)
+        for num_pinned in prefixes:
+            yield from _trial(window, policy, num_pinned, num_slots)
 
 
 def _reads(trial: Trial) -> float:
@@ -223,11 +221,11 @@ def _trial(window: Window, policy: str, num_pinned: int, num_slots: int) -> Iter
     alone = window.rows_read_per_lookup(policy, num_pinned, num_slots, 0)
     if alone is None:
         return
-    ahead = (
-        window.rows_read_per_lookup(policy, num_pinned, num_slots, window.look_ahead)
-        if window.look_ahead
-        else alone
-    )
+    ahead: float | None = alone
+    if (
+        window.look_ahead and policy != "lru"
+    ):  # whose newest rows are those that wait: it evicts the same with them
+        ahead = window.rows_read_per_lookup(policy, num_pinned, num_slots, window.look_ahead)
     yield Trial(
         policy=policy,
         num_pinned_rows=num_pinned,

@@ -1,0 +1,135 @@
+"""Contestants side by side: processes of equal memory, interleaved samples, the same rows in the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hotrow.bench import MemoryGroup, Spread
+from hotrow.errors import ConfigError, StorageError
+from hotrow.reproduce.outcome import Progress
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of one contestant: seconds a step, and what its storage did a step."""
+
+    seconds: float
+    stats: dict[str, float]
+
+
+class Process:
+    """A contestant. Raises StorageError if its process ends."""
+
+    def __init__(self, module: str, kind: str, directory: Path) -> None:
+        self.kind = kind
+        command = [sys.executable, "-m", "hotrow.reproduce.child", module, kind, str(directory)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise StorageError(f"reproduce: the contestant {self.kind!r} ended with {code} at {command!r}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def end(self) -> None:
+        """End it and wait."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """module: the experiment's. limit_bytes: of each contestant's memory, page cache included; None for no limit.
+
+    warm_up, num_steps: of steps before any that count, and of a sample.
+    """
+
+    module: str
+    kinds: Sequence[str]
+    directory: Path
+    warm_up: int
+    num_steps: int
+    num_samples: int
+    limit_bytes: int | None = None
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that a contestant goes through, with some to look ahead."""
+        return self.warm_up + self.num_steps * self.num_samples + 8
+
+    def run(self, progress: Progress) -> dict[str, list[Sample]]:
+        """Samples of each contestant, A B C A B C. Raises ConfigError if their rows differ in the end, or no memory
+        group can be made."""
+        with ExitStack() as stack:
+            processes = [self._start(kind, stack) for kind in self.kinds]
+            for process in processes:
+                progress(f"{process.kind}: {self.warm_up} steps to warm up")
+                process.ask(f"run {self.warm_up}")
+            before = {process.kind: process.ask("run 0")["stats"] for process in processes}
+            samples: dict[str, list[Sample]] = {kind: [] for kind in self.kinds}
+            for number in range(self.num_samples):
+                progress(f"sample {number + 1} of {self.num_samples}")
+                for process in processes:
+                    found = process.ask(f"run {self.num_steps}")
+                    stats, earlier = found["stats"], before[process.kind]
+                    before[process.kind] = stats
+                    moved = {name: (stats[name] - earlier[name]) / self.num_steps for name in stats}
+                    samples[process.kind].append(Sample(found["seconds"] / self.num_steps, moved))
+            _check_equal(processes)
+        return samples
+
+    def _start(self, kind: str, stack: ExitStack) -> Process:
+        group = None
+        if self.limit_bytes is not None:
+            group = stack.enter_context(MemoryGroup(self.limit_bytes, kind))
+        process = Process(self.module, kind, self.directory)
+        stack.callback(process.end)
+        if group is not None:
+            group.add(process.pid)
+        return process
+
+
+def _check_equal(processes: Sequence[Process]) -> None:
+    sums = {process.kind: process.ask("checksum")["checksum"] for process in processes}
+    if len(set(sums.values())) > 1:
+        raise ConfigError(f"reproduce: contestants have different rows after the same steps: {sums}")
+
+
+def ratio(samples: dict[str, list[Sample]], slow: str, fast: str) -> Spread:
+    """Seconds of one contestant over another's, sample by sample."""
+    return Spread.of([a.seconds / b.seconds for a, b in zip(samples[slow], samples[fast], strict=True)])
+
+
+def seconds(samples: Sequence[Sample]) -> Spread:
+    """Seconds a step."""
+    return Spread.of([sample.seconds for sample in samples])
+
+
+def mean(samples: Sequence[Sample], name: str) -> float:
+    """Of one of the storage's counters, a step."""
+    return sum(sample.stats[name] for sample in samples) / len(samples)
