@@ -117,8 +117,19 @@ void CacheTable::translate_block(const Id* ids, int64_t begin, int64_t count, Id
   }
 }
 
+/// Of a table without a dynamic part: a slot is its place.
+template <typename Id>
+void CacheTable::translate_pinned(const Id* ids, int64_t begin, int64_t end, Id* slots, TableTouch& touch) {
+  for (int64_t i = begin; i < end; ++i) {
+    const auto place = static_cast<uint32_t>(ids[i]);
+    if (mark_prefix(place)) touch.prefix.push_back(place);
+    slots[i] = ids[i];
+  }
+}
+
 template <typename Id>
 void CacheTable::translate(const Id* ids, int64_t begin, int64_t end, Id* slots, TableTouch& touch) {
+  if (num_pinned() == layout_.num_rows) return translate_pinned(ids, begin, end, slots, touch);
   for (; begin < end; begin += 64) translate_block(ids, begin, std::min<int64_t>(end - begin, 64), slots, touch);
 }
 template void CacheTable::translate(const int32_t*, int64_t, int64_t, int32_t*, TableTouch&);

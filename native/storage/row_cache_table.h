@@ -108,6 +108,8 @@ class CacheTable {
  private:
   template <typename Id>
   void translate_block(const Id* ids, int64_t begin, int64_t count, Id* slots, TableTouch& touch);
+  template <typename Id>
+  void translate_pinned(const Id* ids, int64_t begin, int64_t end, Id* slots, TableTouch& touch);
   bool mark_prefix(uint32_t place);
   void prefetch_after(const std::vector<uint32_t>& slots, size_t position) const;
   void hit_all(const TableTouch& touch, TableHold& hold);
