@@ -27,10 +27,10 @@ from hotrow.bench.machine import machine_block
 from hotrow.bench.report import write_markdown
 from hotrow.bench.store import Child, measure_disk
 from hotrow.config import apply_overrides, parse
-from hotrow.core import table_bytes
 from hotrow.data import load_manifest
 from hotrow.errors import ConfigError
 from hotrow.kernels import active_level, keep_freed_memory
+from hotrow.plans import table_bytes
 from hotrow.recipes import read_recipe
 from hotrow.training import Columns, RunConfig, Trainer, build_tables
 

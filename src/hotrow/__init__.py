@@ -12,21 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hotrow import optim
-    from hotrow.core import (
-        AccessProfile,
-        CacheSpec,
-        DataType,
-        EmbeddingBagConfig,
-        EmbeddingConfig,
-        Hardware,
-        Owner,
-        Plan,
-        PoolingType,
-        Representation,
-        Segment,
-        TablePlan,
-        Tier,
-    )
+    from hotrow.core import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType, Tier
     from hotrow.embedding import (
         EmbeddingBagCollection,
         EmbeddingCollection,
@@ -46,26 +32,22 @@ if TYPE_CHECKING:
         StorageError,
     )
     from hotrow.jagged import Batch, JaggedTensor, KeyedJaggedTensor, KeyedTensor
+    from hotrow.measurements import AccessProfile, Hardware
+    from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
 
 _MODULE_OF = {
     **dict.fromkeys(
         (
-            "AccessProfile",
-            "CacheSpec",
             "DataType",
             "EmbeddingBagConfig",
             "EmbeddingConfig",
-            "Hardware",
-            "Owner",
-            "Plan",
             "PoolingType",
-            "Representation",
-            "Segment",
-            "TablePlan",
             "Tier",
         ),
         "hotrow.core",
     ),
+    **dict.fromkeys(("AccessProfile", "Hardware"), "hotrow.measurements"),
+    **dict.fromkeys(("CacheSpec", "Owner", "Plan", "Representation", "Segment", "TablePlan"), "hotrow.plans"),
     **dict.fromkeys(
         (
             "EmbeddingBagCollection",

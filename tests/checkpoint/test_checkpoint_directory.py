@@ -20,8 +20,9 @@ from hotrow.checkpoint import (
     differences,
     open_checkpoint,
 )
-from hotrow.core import EmbeddingBagConfig, Plan
+from hotrow.core import EmbeddingBagConfig
 from hotrow.errors import ConfigError, FormatError, StorageError
+from hotrow.plans import Plan
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint-manifest-v1.json"
 

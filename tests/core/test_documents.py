@@ -12,23 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotrow.core import (
-    AccessProfile,
-    CacheSpec,
-    DataType,
-    EmbeddingBagConfig,
-    Hardware,
-    Measurement,
-    Owner,
-    Plan,
-    Representation,
-    Segment,
-    TablePlan,
-    TableProfile,
-    Tier,
-)
+from hotrow.core import DataType, EmbeddingBagConfig, Tier
 from hotrow.document import Document
 from hotrow.errors import ConfigError, FormatError, PlanInfeasible, StorageError
+from hotrow.measurements import AccessProfile, Hardware, Measurement, TableProfile
+from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotrow import ConfigError, DataType, EmbeddingBagConfig, Plan, Tier, optim
-from hotrow.core import CacheSpec, table_bytes
+from hotrow.plans import CacheSpec, table_bytes
 from hotrow.sizes import parse_bytes
 
 TABLES = [

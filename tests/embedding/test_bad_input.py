@@ -28,7 +28,7 @@ from hotrow import (
     TablePlan,
     Tier,
 )
-from hotrow.core import CacheSpec
+from hotrow.plans import CacheSpec
 
 TABLES = [
     EmbeddingBagConfig(10, 4, "t", feature_names=["f"]),

@@ -19,7 +19,7 @@ from hotrow import (
     optim,
     replace_embeddings,
 )
-from hotrow.core import Segment, TablePlan
+from hotrow.plans import Segment, TablePlan
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 

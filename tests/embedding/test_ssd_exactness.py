@@ -22,7 +22,7 @@ from ssd_cases import (
 )
 
 from hotrow import DataType, Plan
-from hotrow.core import CacheSpec
+from hotrow.plans import CacheSpec
 from hotrow.testing.collections import random_features
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from hotrow.bench import Spread
 from hotrow.cli import run as run_cli
-from hotrow.core import Plan
 from hotrow.errors import ConfigError, StorageError
+from hotrow.plans import Plan
 from hotrow.reproduce import EXPERIMENTS, Verdict, cached_embeddings, ems_i, reproduce
 from hotrow.reproduce.contest import Contest, Process
 from hotrow.reproduce.steps import Steps

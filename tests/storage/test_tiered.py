@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotrow import BudgetTooSmall, DataType, EmbeddingConfig, IdOutOfRange, Plan, StorageError, kernels, optim
-from hotrow.core import DRAM_ROW_OVERHEAD_BYTES
 from hotrow.embedding.arenas import lay_out, make_group
 from hotrow.embedding.tables import features_of, random_key
+from hotrow.plans import DRAM_ROW_OVERHEAD_BYTES
 from hotrow.storage import Buffers, NativeCache, TieredRows, capacity_for, slots_within
 from hotrow.storage.lookahead import LookAhead, Turns
 from hotrow.storage.moves import pieces, range_of_table

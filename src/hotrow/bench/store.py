@@ -294,9 +294,8 @@ def _bounds(facts: dict[str, Any], disk: dict[str, Any]) -> list[dict[str, Any]]
     ]  # fmt: skip
     more = facts["peak resident bytes of the process"] - facts["peak resident bytes with empty tables"]
     limit = facts["budget bytes"] + MAX_MORE_BYTES
-    bounds.append(
-        {"bound": f"peak resident - that of empty tables <= budget + 100 MiB = {limit}", "measured": more, "met": more <= limit}
-    )  # fmt: skip
+    bound = f"peak resident - that of empty tables <= budget + 100 MiB = {limit}"
+    bounds.append({"bound": bound, "measured": more, "met": more <= limit})
     if "mapped / SSD" in facts:
         mapped = facts["mapped / SSD"]["median"]
         bounds.append(

@@ -84,7 +84,9 @@ IO_BOUND = StoreCase(
     budget=0.10,
     policy="wtinylfu",
 )
-HEAT_ORDER = replace(IO_BOUND, name="io-bound-heat-order", scrambled=False, policy="lru", prefix=0.75, warm_up=50)
+HEAT_ORDER = replace(
+    IO_BOUND, name="io-bound-heat-order", scrambled=False, policy="lru", prefix=0.75, warm_up=50
+)
 """What heat order is worth: a line of its own."""
 SMALL = StoreCase(
     name="small",

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from hotrow.bench.inputs import draw_places, zipf_heat
 from hotrow.bench.store_cases import OPTIMIZER, STORE_CASES, StoreCase
-from hotrow.core import Plan
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.kernels import keep_freed_memory
+from hotrow.plans import Plan
 
 
 class Batches:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from hotrow.checkpoint.arrays import FileInfo
 from hotrow.config import flatten
-from hotrow.core import DataType, EmbeddingConfig, Plan
+from hotrow.core import DataType, EmbeddingConfig
 from hotrow.document import Document, take
 from hotrow.errors import FormatError
+from hotrow.plans import Plan
 
 MANIFEST_FILE = "manifest.json"
 

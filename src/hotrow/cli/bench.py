@@ -111,7 +111,9 @@ def store(
     directory: Annotated[
         Path, typer.Option("--dir", help="A new directory on the disk to measure; removed afterwards.")
     ],
-    case: Annotated[str, typer.Option("--case", help="io-bound, io-bound-heat-order, or small for a try.")] = "io-bound",
+    case: Annotated[
+        str, typer.Option("--case", help="io-bound, io-bound-heat-order, or small for a try.")
+    ] = "io-bound",
     samples: Samples = 7,
     mmap: Annotated[bool, typer.Option(help="Also mapped files held to the same memory.")] = True,
     json: Json = False,

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from hotrow import kernels
-from hotrow.core import INT8_TAIL_BYTES, DataType, EmbeddingConfig, Plan, TablePlan, Tier
+from hotrow.core import INT8_TAIL_BYTES, DataType, EmbeddingConfig, Tier
 from hotrow.embedding.tables import table_spec
 from hotrow.errors import BudgetTooSmall
 from hotrow.kernels import FeatureSpec, TableGroup
 from hotrow.optim import Optimizer
+from hotrow.plans import Plan, TablePlan
 from hotrow.storage import (
     ARRIVAL_SLOT_BYTES,
     CACHE_SLOT_BYTES,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from hotrow.core import DataType, EmbeddingBagConfig, Plan, PoolingType
+from hotrow.core import DataType, EmbeddingBagConfig, PoolingType
 from hotrow.embedding.collection import Collection, check_kind, check_seed
 from hotrow.embedding.lookup import Jagged
 from hotrow.embedding.opening import make_store, open_read_only
@@ -21,6 +21,7 @@ from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor, KeyedTensor
 from hotrow.optim import Optimizer, RowWiseAdagrad
+from hotrow.plans import Plan
 
 DEFAULT_OPTIMIZER = RowWiseAdagrad(lr=0.01)
 

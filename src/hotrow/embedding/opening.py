@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from hotrow.core import EmbeddingConfig, Plan
+from hotrow.core import EmbeddingConfig
 from hotrow.embedding.arenas import cache_bytes_of, lay_out, lay_out_for_reading, make_group
 from hotrow.embedding.read_only import ReadOnlyStore
 from hotrow.embedding.store import TableStore
@@ -14,6 +14,7 @@ from hotrow.embedding.tables import check_trainable, features_of
 from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError, FormatError
 from hotrow.optim import SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
+from hotrow.plans import Plan
 from hotrow.storage import (
     MANIFEST_FILE,
     Buffers,

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hotrow.core import DataType, EmbeddingBagConfig, EmbeddingConfig, Plan, PoolingType
+from hotrow.core import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from hotrow.embedding.bags import DEFAULT_OPTIMIZER, EmbeddingBagCollection
 from hotrow.embedding.collection import check_seed
 from hotrow.embedding.foreign import collection_tables, is_torchrec_collection
@@ -24,6 +24,7 @@ from hotrow.embedding.tables import check_plan, check_tables, store_rows
 from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError, HotrowError
 from hotrow.optim import Optimizer
+from hotrow.plans import Plan
 
 DATA_TYPES = {torch.float32: DataType.FP32, torch.bfloat16: DataType.BF16}
 

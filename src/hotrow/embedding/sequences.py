@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from hotrow.core import EmbeddingConfig, Plan
+from hotrow.core import EmbeddingConfig
 from hotrow.embedding.bags import DEFAULT_OPTIMIZER
 from hotrow.embedding.collection import Collection, check_kind, check_seed
 from hotrow.embedding.lookup import FusedGather, Jagged, SparseGather
@@ -21,6 +21,7 @@ from hotrow.embedding.tables import check_device, check_plan, check_tables
 from hotrow.embedding.ticket import Ticket
 from hotrow.jagged import JaggedTensor, KeyedJaggedTensor
 from hotrow.optim import Optimizer
+from hotrow.plans import Plan
 from hotrow.storage import Lease
 
 

@@ -20,14 +20,13 @@ from hotrow.core import (
     DataType,
     EmbeddingBagConfig,
     EmbeddingConfig,
-    Plan,
     PoolingType,
-    Representation,
     Tier,
 )
 from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import FeatureSpec, TableSpec
 from hotrow.optim import Optimizer
+from hotrow.plans import Plan, Representation
 
 _CHUNK_ROWS = 1 << 16
 

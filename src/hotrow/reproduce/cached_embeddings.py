@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hotrow.bench import Spread
-from hotrow.core import Plan
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
+from hotrow.plans import Plan
 from hotrow.reproduce.contest import Contest, Process, Sample, mean, ratio, seconds
 from hotrow.reproduce.outcome import Experiment, Finding, Outcome, Progress, Verdict
 from hotrow.reproduce.steps import Steps

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hotrow.bench import Spread
-from hotrow.core import Plan
 from hotrow.kernels import Moves
+from hotrow.plans import Plan
 from hotrow.reproduce.contest import Contest, Sample, mean, ratio, seconds
 from hotrow.reproduce.outcome import Experiment, Finding, Outcome, Progress, Verdict
 from hotrow.reproduce.steps import Steps

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hotrow.core import EmbeddingBagConfig, Plan
+from hotrow.core import EmbeddingBagConfig
 from hotrow.data import ZipfHeat
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.optim import RowWiseAdagrad
+from hotrow.plans import Plan
 
 OPTIMIZER = RowWiseAdagrad(lr=0.01)
 SEED = 20240611

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hotrow.core import CacheSpec
 from hotrow.errors import ConfigError
+from hotrow.plans import CacheSpec
 from hotrow.storage.replay import Ids, replay_batches
 
 POLICIES = ("lru", "wtinylfu")

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hotrow.core import DataType, EmbeddingConfig, Plan
+from hotrow.core import DataType, EmbeddingConfig
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.optim import Optimizer
+from hotrow.plans import Plan
 from hotrow.storage.budget import CACHE_SLOT_BYTES, ROW_ID_BYTES, capacity_for, slots_within
 from hotrow.storage.choosing import MAX_LOOKUPS, CacheChoice, Window, choose_cache, find_stream
 from hotrow.storage.replay import Ids

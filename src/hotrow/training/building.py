@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hotrow.checkpoint import TableEntry
-from hotrow.core import EmbeddingBagConfig, Plan, PoolingType
+from hotrow.core import EmbeddingBagConfig, PoolingType
 from hotrow.data import DatasetManifest, FeatureInfo
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
 from hotrow.jagged import Batch
 from hotrow.models import build_model
 from hotrow.optim import SGD
+from hotrow.plans import Plan
 from hotrow.training.config import EmbeddingsConfig, RunConfig
 from hotrow.training.optimization import build_dense_optimizer
 

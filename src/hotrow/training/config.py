@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hotrow.config import Range
-from hotrow.core import DataType, EmbeddingConfig, Plan
+from hotrow.core import DataType, EmbeddingConfig
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.models import DCNv2Config, DLRMConfig
 from hotrow.optim import OPTIMIZERS, Optimizer
+from hotrow.plans import Plan
 from hotrow.storage import choose_plan
 
 Positive = Annotated[int, Range(ge=1)]

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, RemoteCheckpoints, open_checkpoint
-from hotrow.core import Plan
 from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch, KeyedJaggedTensor
+from hotrow.plans import Plan
 from hotrow.tracing import Tracer
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, Placement, build, build_tables

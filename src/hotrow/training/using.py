@@ -12,9 +12,10 @@ from torch import Tensor
 
 from hotrow.checkpoint import CheckpointManifest, open_checkpoint, write_arrays
 from hotrow.config import parse
-from hotrow.core import IDENTITY_ORDER, Plan
+from hotrow.core import IDENTITY_ORDER
 from hotrow.data import DatasetManifest, FeatureInfo
 from hotrow.errors import FormatError, IdOutOfRange
+from hotrow.plans import Plan
 from hotrow.training.batches import data_manifest, evaluation_loader
 from hotrow.training.building import Columns, Model, Placement, build, build_tables
 from hotrow.training.config import RunConfig
