@@ -126,6 +126,7 @@ def test_nothing_is_trained_and_what_would_change_rows_is_refused(commit, tmp_pa
             lambda: ro.commit_into(tmp_path),
             lambda: ro.load_row_arrays(rows),
             lambda: ro.load_table("users", {"weight": rows["users.weight"]}),
+            lambda: ro.write_rows("users", 0, {"weight": rows["users.weight"][:2]}),
             lambda: ro.load_state_dict(ro.state_dict()),
             lambda: ro.load_random_state({"seed": 1, "step": 1}),
             lambda: ro.load_optimizer_state({}),

@@ -15,6 +15,7 @@ from hotrow.core import DataType
 from hotrow.embedding.arenas import lay_out_for_reading, make_group
 from hotrow.embedding.tables import features_of
 from hotrow.storage import NativeCache, ReadOnlyRows, capacity_for, staging_for
+from hotrow.storage.budget import MIN_STAGING_BYTES
 
 OPTIMIZER = optim.Adam()
 TABLES = [EmbeddingConfig(100, 4, "a"), EmbeddingConfig(30, 3, "b", DataType.BF16)]
@@ -56,7 +57,7 @@ def fill(store, layout):
             store.records[(table, place)] = torch.cat([row, state]).numpy().tobytes()
 
 
-def make_rows(num_slots=(8, 6), policy="lru", max_readers=4):
+def make_rows(num_slots=(8, 6), policy="lru", staging_bytes=4096):
     choices = {
         t.name: {"cache": {"bytes": capacity_for(n, t.num_embeddings, size), "policy": policy}}
         for t, n, size in zip(TABLES, num_slots, SLOT_BYTES)
@@ -67,7 +68,7 @@ def make_rows(num_slots=(8, 6), policy="lru", max_readers=4):
     group = make_group(TABLES, None, num_slots, features)
     store = GateStore(layout)
     fill(store, layout)
-    return ReadOnlyRows(group, layout, NativeCache(layout, [0, 1]), store, 3, 100, max_readers)
+    return ReadOnlyRows(group, layout, NativeCache(layout, [0, 1]), store, 3, staging_bytes)
 
 
 def look_up(rows, first, second=()):
@@ -125,17 +126,21 @@ def test_who_needs_nothing_of_a_slow_read_does_not_wait_for_it(pool):
     assert slow.result(LONG) == expect([1])
 
 
-def test_so_many_threads_read_at_once(pool):
-    rows = make_rows(max_readers=1)
-    rows.store.gated = {(0, 1)}
-    first = pool.submit(look_up, rows, [1])
-    assert rows.store.waiting.acquire(timeout=LONG)
-    second = pool.submit(look_up, rows, [2])
+def test_bytes_on_their_way_are_bounded(pool):
+    rows = make_rows(
+        num_slots=(20, 6), staging_bytes=4096
+    )  # a page: a piece is one row, four may be on their way
+    rows.store.gated = {(0, place) for place in range(4)}
+    firsts = [pool.submit(look_up, rows, [place]) for place in range(4)]
+    for _ in firsts:
+        assert rows.store.waiting.acquire(timeout=LONG)
+    fifth = pool.submit(look_up, rows, [7])
     with pytest.raises(NotYet):
-        second.result(SHORT)
-    assert rows.store.reads == [{(0, 1)}]
+        fifth.result(SHORT)
+    assert len(rows.store.reads) == 4
     rows.store.gate.set()
-    assert first.result(LONG) == expect([1]) and second.result(LONG) == expect([2])
+    assert [done.result(LONG) for done in firsts] == [expect([place]) for place in range(4)]
+    assert fifth.result(LONG) == expect([7])
 
 
 def test_a_read_that_fails_is_an_error_for_its_caller_only(pool):
@@ -230,7 +235,7 @@ def test_ranges_of_a_table_are_read_past_the_cache():
 
 @pytest.mark.parametrize("policy", ["lru", "wtinylfu", "generation", "none", "pinned"])
 def test_many_threads_see_the_rows_whatever_fails_now_and_then(pool, policy):
-    rows = make_rows(num_slots=(30, 20), policy=policy, max_readers=2)
+    rows = make_rows(num_slots=(30, 20), policy=policy)
     rows.store.broken = {(0, 13), (1, 14)}
     num_failed = [0] * 8
 
@@ -253,8 +258,8 @@ def test_many_threads_see_the_rows_whatever_fails_now_and_then(pool, policy):
 
 
 def test_buffers_of_all_readers_are_an_eighth_of_the_caches():
-    assert staging_for(100 << 20) * 2 * 4 <= (100 << 20) // 8
-    assert staging_for(0) == 64 << 10 and staging_for(1 << 40) == 8 << 20
+    assert staging_for(100 << 20) * 4 <= (100 << 20) // 8
+    assert staging_for(1) == MIN_STAGING_BYTES and staging_for(0) == staging_for(1 << 40) == 8 << 20
 
 
 def test_pinned_rows_are_there_from_the_start():

@@ -48,6 +48,9 @@ class ReadOnlyStore(TieredStore):
     def write_table(self, index: int, arrays: Mapping[str, Tensor]) -> None:
         self._refuse("load rows")
 
+    def write_rows(self, index: int, first: int, arrays: Mapping[str, Tensor]) -> None:
+        self._refuse("write_rows")
+
     def commit(self, name: str) -> Path:
         self._refuse(f"commit {name!r}")
 

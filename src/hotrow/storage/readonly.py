@@ -27,16 +27,38 @@ from hotrow.tracing import NO_TRACE
 ARRIVAL_SLOT_BYTES = 1
 """Of DRAM for each slot: whether its row is still on its way."""
 
-MAX_READERS = 4
-"""Threads that read at the same time, each many pages at once; the others' reads wait for one of them."""
-
-_COPIES = 2  # that each of them has: pages as they lie, and their records
+_AT_ONCE = 4
+"""Largest pieces that fit into the bytes for rows on their way in, all threads together."""
 
 
 def staging_for(cache_bytes: int) -> int:
-    """Bytes read at a time beside caches of so many bytes: the readers' copies take an eighth of these together."""
-    share = cache_bytes // 8 // (_COPIES * MAX_READERS)
-    return max(MIN_STAGING_BYTES, min(share, MAX_STAGING_BYTES))
+    """Bytes of one piece of rows on their way in beside caches of so many bytes: an eighth is for all at once.
+
+    Without caches, rows are read when a table is opened, by one thread.
+    """
+    if cache_bytes == 0:
+        return MAX_STAGING_BYTES
+    return max(MIN_STAGING_BYTES, min(cache_bytes // 8 // _AT_ONCE, MAX_STAGING_BYTES))
+
+
+class _Allowance:
+    """Bytes that threads take for as long as they need them, in the order in which they ask."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free = num_bytes
+        self._next, self._changed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def taken(self, num_bytes: int) -> Iterator[None]:
+        with self._next, self._changed:
+            self._changed.wait_for(lambda: self._free >= num_bytes)
+            self._free -= num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += num_bytes
+                self._changed.notify()
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +102,7 @@ class ReadOnlyRows:
     """The arenas of ``group``, which hold rows without state, as a cache in front of ``store``. Thread-safe.
 
     tables: one per table of the group; a record may have state behind the row. cache: knows the slots. initial_seed: of
-    rows that were never written. staging_bytes: records read at a time. max_readers: threads that read at once.
+    rows that were never written. staging_bytes: pages and records of one piece of what a batch misses.
     """
 
     def __init__(
@@ -91,7 +113,6 @@ class ReadOnlyRows:
         store: Store,
         initial_seed: int,
         staging_bytes: int,
-        max_readers: int = MAX_READERS,
     ) -> None:
         self.group, self.tables, self.store = group, list(tables), store
         self.initial_seed, self.staging_bytes = initial_seed, staging_bytes
@@ -99,6 +120,7 @@ class ReadOnlyRows:
         self._bounds = [(table.low, table.high) for table in tables]
         self._record_bytes = [table.record_bytes for table in tables]
         self._row_bytes = [rows.shape[1] * rows.element_size() for rows in group.rows]
+        self._costs = [_page_bytes(size) + 2 * size for size in self._record_bytes]  # a page, a record, a row
         self._entry = (
             threading.Lock()
         )  # who waits for room is waited for by those who come later: nobody starves
@@ -107,7 +129,7 @@ class ReadOnlyRows:
         self._is_arriving = [torch.zeros(table.num_slots, dtype=torch.bool) for table in tables]
         self._num_open = 0
         self._is_closed = False
-        self._readers = threading.BoundedSemaphore(max_readers)
+        self._on_the_way = _Allowance(_AT_ONCE * staging_bytes)
         self.tracer = NO_TRACE
         self.num_lookups = self.num_fetched = 0  # what was reserved again counts again
         self._load_pinned()
@@ -195,9 +217,8 @@ class ReadOnlyRows:
         """Read what the batch misses and wait for what others read. False if it has to be reserved again."""
         is_whole = False
         try:
-            if len(batch.fills):
-                with self._readers:
-                    self._fill(batch.fills)
+            for piece in pieces(batch.fills, self._costs, self.staging_bytes):
+                self._fill_piece(self.group, piece, self.staging_bytes)
             with self._changed:
                 self._changed.wait_for(lambda: all(other.is_settled for other in batch.before))
                 is_whole = all(other.is_whole for other in batch.before)
@@ -234,19 +255,21 @@ class ReadOnlyRows:
 
     # -- rows
 
-    def _fill(self, moves: Moves) -> None:
-        for piece in pieces(moves, self._record_bytes, self.staging_bytes):
-            with self.tracer.span("read"):
-                self._fill_piece(self.group, piece)
-
-    def _fill_piece(self, group: TableGroup, piece: Moves) -> None:
+    def _fill_piece(self, group: TableGroup, piece: Moves, most_bytes: int) -> None:
         counts = piece.begin.diff().tolist()
-        num_bytes = sum(count * size for count, size in zip(counts, self._record_bytes))
-        records = torch.empty(num_bytes, dtype=torch.uint8)
-        found = torch.zeros(len(piece), dtype=torch.uint8)
-        self.store.read(piece, records, found)
-        rows = self._without_state(records, counts)
-        kernels.write_moves(group, piece, rows, found, bounds=self._bounds, seed=self.initial_seed)
+        num_bytes = min(_total(counts, self._costs), most_bytes)
+        with self._on_the_way.taken(num_bytes), self.tracer.span("read"):
+            records = torch.empty(_total(counts, self._record_bytes), dtype=torch.uint8)
+            found = torch.zeros(len(piece), dtype=torch.uint8)
+            self.store.read(piece, records, found)
+            rows = self._without_state(records, counts)
+            kernels.write_moves(group, piece, rows, found, bounds=self._bounds, seed=self.initial_seed)
+
+    def _fill_range(self, index: int, first: int, last: int, group: TableGroup, first_slot: int) -> None:
+        """Rows side by side, many of a page: pieces are by their records, which are there twice beside the pages."""
+        moves = range_of_table(len(self.tables), index, first, last, first_slot)
+        for piece in pieces(moves, self._record_bytes, self.staging_bytes // 2):
+            self._fill_piece(group, piece, 2 * self.staging_bytes)
 
     def _without_state(self, records: Tensor, counts: Sequence[int]) -> Tensor:
         """The rows of packed records, packed."""
@@ -259,8 +282,7 @@ class ReadOnlyRows:
     def _load_pinned(self) -> None:
         for index, table in enumerate(self.tables):
             for first in range(0, table.num_pinned, _CHUNK_ROWS):
-                last = min(first + _CHUNK_ROWS, table.num_pinned)
-                self._fill(range_of_table(len(self.tables), index, first, last))
+                self._fill_range(index, first, min(first + _CHUNK_ROWS, table.num_pinned), self.group, first)
 
     def read_range(self, index: int, first: int, last: int, into: TableGroup) -> None:
         """Rows ``[first, last)`` of one table into slots from 0 on of a group of the same tables, without state."""
@@ -268,10 +290,7 @@ class ReadOnlyRows:
             self._check_open()
             self._num_open += 1
         try:
-            moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
-            with self._readers:
-                for piece in pieces(moves, self._record_bytes, self.staging_bytes):
-                    self._fill_piece(into, piece)
+            self._fill_range(index, first, last, into, 0)
         finally:
             with self._changed:
                 self._num_open -= 1
@@ -292,3 +311,17 @@ class ReadOnlyRows:
 
 
 _CHUNK_ROWS = 1 << 20
+
+
+def _page_bytes(record_bytes: int) -> int:
+    """Size of the pages that hold records of so many bytes (docs/row-format.md)."""
+    size = 4096
+    while size < 64 << 10 and (size - 32) // (record_bytes + 4) < 15:
+        size *= 2
+    while size < 32 + record_bytes + 4:
+        size *= 2
+    return size
+
+
+def _total(counts: Sequence[int], sizes: Sequence[int]) -> int:
+    return sum(count * size for count, size in zip(counts, sizes))
