@@ -27,7 +27,7 @@ from hotrow.tracing import NO_TRACE
 ARRIVAL_SLOT_BYTES = 1
 """Of DRAM for each slot: whether its row is still on its way."""
 
-_AT_ONCE = 4
+_AT_ONCE = 2
 """Largest pieces that fit into the bytes for rows on their way in, all threads together."""
 
 
