@@ -128,8 +128,8 @@ def test_who_needs_nothing_of_a_slow_read_does_not_wait_for_it(pool):
 
 def test_bytes_on_their_way_are_bounded(pool):
     rows = make_rows(
-        num_slots=(20, 6), staging_bytes=4096
-    )  # a page: a piece is one row, four may be on their way
+        num_slots=(20, 6), staging_bytes=2 * 4096
+    )  # a row takes a page and more: three of them fit
     rows.store.gated = {(0, place) for place in range(3)}
     firsts = [pool.submit(look_up, rows, [place]) for place in range(3)]
     for _ in firsts:
