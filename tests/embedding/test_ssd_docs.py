@@ -19,7 +19,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(block, names)
-    assert len(blocks) == 4 and names["ebc"].step == 10 and names["rows"].step == 2
+    assert len(blocks) == 5 and names["ebc"].step == 10 and names["rows"].step == 2
     assert len(names["answers"]) == 32 and not names["answers"][0].requires_grad
     assert (tmp_path / "rows" / "commits" / "step-10").is_dir()
 

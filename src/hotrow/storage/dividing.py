@@ -54,7 +54,6 @@ def choose_plan(
     *,
     look_ahead: int = 2,
     order_is_new: bool = False,
-    num_room_batches: float | None = None,
     max_lookups: int = MAX_LOOKUPS,
 ) -> Plan:
     """A plan for a DRAM budget by a window of earlier batches (the first ``MAX_BATCHES`` at most are taken).
@@ -75,7 +74,6 @@ def choose_plan(
             lookups[name],
             order_is_new=order_is_new,
             look_ahead=look_ahead,
-            num_room_batches=num_room_batches,
             max_lookups=max_lookups,
         )
 

@@ -100,21 +100,17 @@ class StorageConfig:
         tables: Sequence[EmbeddingConfig],
         optimizer: Optimizer,
         batches: Iterable[KeyedJaggedTensor],
-        largest_batch: float,
     ) -> Plan | None:
         """The plan for these tables; None for all in memory.
 
-        batches: the data's first, read if ``policy`` asks for them. largest_batch: of any that must fit, in such ones.
-        Raises ConfigError, FormatError, PlanInfeasible.
+        batches: the data's first, read if ``policy`` asks for them. Raises ConfigError, FormatError, PlanInfeasible.
         """
         if self.plan is not None:
             return Plan.load(self.plan)
         if self.dram is None:
             return None
         if self.policy == "auto":
-            ahead = self.look_ahead
-            room = max(ahead + 2.0, largest_batch + 1.0)
-            return choose_plan(tables, self.dram, optimizer, batches, look_ahead=ahead, num_room_batches=room)
+            return choose_plan(tables, self.dram, optimizer, batches, look_ahead=self.look_ahead)
         return Plan.within(tables, self.dram, optimizer, self.policy)
 
 

@@ -229,12 +229,7 @@ class Trainer:
         if not config.storage.is_tiered and commit is None:
             return None
         tables = build_tables(self.columns.features, config.embeddings)
-        plan = config.storage.make_plan(
-            tables,
-            config.sparse_optimizer.build(),
-            self._first_lookups(),
-            largest_batch=config.evaluation.batch_size / config.training.batch_size,
-        )
+        plan = config.storage.make_plan(tables, config.sparse_optimizer.build(), self._first_lookups())
         directory = Path(config.storage.dir) if config.storage.dir else self.run_dir / "rows"
         return Placement(plan=plan or Plan.in_memory(tables), storage_dir=directory, from_commit=commit)
 
