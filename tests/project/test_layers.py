@@ -30,6 +30,10 @@ LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 
 
+# The metadata of torch.distributed.checkpoint is a pickle: read by an unpickler that knows its classes alone.
+FOREIGN_PICKLES = {"interop/dcp.py"}
+
+
 def modules() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
@@ -101,7 +105,8 @@ def test_only_env_reads_the_environment_and_nothing_pickles(path: Path) -> None:
             assert not broad or part_of(path) == "cli", f"{path}:{node.lineno}: broad except"
         if isinstance(node, ast.Global):
             raise AssertionError(f"{path}:{node.lineno}: no global state")
-    assert "pickle" not in set(imports(path)), f"{path}: no pickle"
+    is_free = str(path.relative_to(SOURCE)) not in FOREIGN_PICKLES
+    assert not is_free or "pickle" not in set(imports(path)), f"{path}: no pickle"
 
 
 def test_native_core_is_free_of_python_and_torch() -> None:

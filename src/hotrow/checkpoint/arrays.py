@@ -260,6 +260,20 @@ class ArrayReader:
         self.read_into(name, result)
         return result
 
+    def read_rows(self, name: str, first: int, last: int) -> Tensor:
+        """Part ``[first, last)`` of the first dimension of an array as a new tensor; a scalar counts as one entry."""
+        info = self.arrays[name]
+        shape = info.shape or (1,)
+        result = torch.empty((last - first, *shape[1:]), dtype=info.dtype)
+        if not 0 <= first <= last <= shape[0]:
+            raise FormatError(
+                f"{self.path}: array {name!r} has no rows [{first}, {last}), it is {list(shape)}"
+            )
+        if result.numel():
+            offset = info.offset + first * (result.nbytes // (last - first))
+            self._read_all(result.view(-1).view(torch.uint8).numpy().data, offset)
+        return result
+
     def _read_all(self, view: memoryview, offset: int) -> None:
         while len(view):
             try:

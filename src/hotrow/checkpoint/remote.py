@@ -140,13 +140,38 @@ class RemoteCheckpoints:
                 self._files.rm(f"{self._root}/{name}", recursive=True)
 
 
-def _open(url: str) -> tuple[Any, str]:
+def fetch(url: str, directory: Path) -> Path:
+    """Copy what a URL names into ``directory``: a checkpoint, the last one of a run, or a file; its path there.
+
+    Raises ConfigError for a URL that fsspec does not know, FormatError if nothing of the kind is there, StorageError.
+    """
+    files, root = _open(url, "url")
+    target = directory / PurePosixPath(root).name
+    try:
+        if files.isfile(root):
+            files.get_file(root, str(target))
+            return target
+        if any(files.exists(f"{root}/{name}") for name in (MANIFEST_FILE, ".metadata", "collection.json")):
+            files.get(f"{root}/", f"{target}/", recursive=True)
+            return target
+    except OSError as error:
+        raise StorageError(f"{url}: cannot fetch to {directory}: {error}") from error
+    for candidate in (url, f"{url}/checkpoints"):
+        copies = RemoteCheckpoints(candidate)
+        if copies.names():
+            return copies.fetch(directory)
+    raise FormatError(
+        f"{url}: no checkpoint here; give the URL of a run, of one of its checkpoints, or of a file"
+    )
+
+
+def _open(url: str, option: str = "checkpoint.copy_to") -> tuple[Any, str]:
     import fsspec  # type: ignore[import-untyped]
 
     try:
         files, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"checkpoint.copy_to = {url!r}: {error}") from error
+        raise ConfigError(f"{option} = {url!r}: {error}") from error
     return files, str(root).rstrip("/")
 
 

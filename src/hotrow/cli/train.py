@@ -36,6 +36,19 @@ def command(
     trace: Annotated[
         Path | None, typer.Option(help="Write what ran when as a trace for ui.perfetto.dev.")
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT|FILE|URL",
+            help="Begin with the rows and the dense part of an earlier model, whose tables may have grown since.",
+        ),
+    ] = None,
+    init_fitting: Annotated[
+        bool,
+        typer.Option(
+            "--init-fitting", help="With --init-from: what does not fit starts anew or is left out."
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Train a model on prepared data.
@@ -47,7 +60,10 @@ def command(
     Example:
       hotrow prepare complete-journey --out data/cj
       hotrow train complete-journey --data data/cj --out runs/cj --set training.batch_size=4096
+      hotrow train complete-journey --data data/cj2 --out runs/cj2 --init-from runs/cj
     """
+    if init_fitting and init_from is None:
+        raise ConfigError("--init-fitting goes with --init-from; give the model to begin with")
     texts = {"storage.dram": dram, "storage.plan": None if plan is None else str(plan)}
     overrides = [*(set_ or []), *([f"training.steps={steps}"] if steps is not None else [])]
     overrides += [
@@ -67,12 +83,26 @@ def command(
             f"{data_dir}: no such directory; give --data the directory that 'hotrow prepare' wrote"
         )
     result = run_training(
-        config, data_dir, out or Path("runs") / config.name, resume=resume, quiet=json_, trace=trace
+        config,
+        data_dir,
+        out or Path("runs") / config.name,
+        resume=resume,
+        quiet=json_,
+        trace=trace,
+        start_from=None if init_from is None else start_from(init_from, init_fitting),
     )
     if json_:
         print_json(result)
     else:
         show(result)
+
+
+def start_from(source: str, is_fitting: bool) -> Any:
+    """What a new run begins with."""
+    from hotrow.interop import dcp
+    from hotrow.training import StartFrom
+
+    return StartFrom(source=source, is_fitting=is_fitting, open_arrays=dcp.open_if_dcp)
 
 
 def load_config(recipe: str, overrides: list[str]) -> Any:
@@ -86,7 +116,14 @@ def load_config(recipe: str, overrides: list[str]) -> Any:
 
 
 def run_training(
-    config: Any, data_dir: Path | None, out: Path, *, resume: bool, quiet: bool, trace: Path | None = None
+    config: Any,
+    data_dir: Path | None,
+    out: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    trace: Path | None = None,
+    start_from: Any = None,
 ) -> dict[str, Any]:
     """Train; the result as JSON values."""
     from dataclasses import replace
@@ -98,13 +135,16 @@ def run_training(
     if data_dir is not None:
         config = replace(config, data=replace(config.data, dir=str(data_dir)))
     progress = TerminalProgress() if on_terminal() and not quiet else Silence()
-    trainer = Trainer(config, data_dir, out, progress, trace)
+    trainer = Trainer(config, data_dir, out, progress, trace, start_from)
     result = trainer.train(resume=resume)
-    return {
+    found = {
         "name": config.name,
         "data": "synthetic" if data_dir is None else str(data_dir),
         **result.to_json(),
     }
+    if trainer.inherited is not None:
+        found["init_from"] = {"source": start_from.source, **trainer.inherited.to_json()}
+    return found
 
 
 def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -126,6 +166,7 @@ def metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 def show(result: dict[str, Any]) -> None:
     """The result of a run for a reader."""
     rows = [
+        *inherited_rows(result.get("init_from")),
         (
             "trained",
             f"{result['num_steps']:,} steps, {result['num_samples']:,} samples in {result['seconds']:.1f} s",
@@ -137,6 +178,19 @@ def show(result: dict[str, Any]) -> None:
         ("curves", f"{result['run_dir']}/history.jsonl{_tensorboard(Path(result['run_dir']))}"),
     ]
     print_table(f"{result['name']}", rows)
+
+
+def inherited_rows(taken: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What a run took over, and what it did not."""
+    if taken is None:
+        return []
+    lines = [
+        f"{len(taken['tables'])} tables, {len(taken['parameters'])} dense parameters of {taken['source']}"
+    ]
+    for what in ("new_tables", "tables_left_out", "new_parameters", "parameters_left_out"):
+        if taken[what]:
+            lines.append(f"{what.replace('_', ' ')}: {', '.join(taken[what])}")
+    return [("began with" if i == 0 else "", line) for i, line in enumerate(lines)]
 
 
 def _tensorboard(run_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from hotrow.embedding.ahead import look_ahead
 from hotrow.embedding.bags import EmbeddingBagCollection
+from hotrow.embedding.committed import CommittedRows
 from hotrow.embedding.foreign import convert_config
 from hotrow.embedding.module import STATE_DICT_LIMIT_BYTES
 from hotrow.embedding.replace import Replacement, Replacements, embedding_tables, replace_embeddings
@@ -10,6 +11,7 @@ from hotrow.embedding.ticket import Ticket
 
 __all__ = [
     "STATE_DICT_LIMIT_BYTES",
+    "CommittedRows",
     "EmbeddingBagCollection",
     "EmbeddingCollection",
     "Replacement",

@@ -295,6 +295,14 @@ class TableModule(nn.Module):
         with torch.no_grad():
             self._store.load_table(table, arrays)
 
+    def row_tables(self) -> list[EmbeddingConfig]:
+        """The tables' configurations, in order."""
+        return list(self._store.tables)
+
+    def array_specs(self, table: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """A table's arrays by name, ``weight`` first: dtype, and shape of one row."""
+        return self._store.array_specs([config.name for config in self._store.tables].index(table))
+
     def write_rows(self, table: str, first: int, arrays: Mapping[str, Tensor]) -> None:
         """Write rows ``[first, first + n)`` of one table: ``weight`` ``[n, dim]``, state by name, or some of them.
 

@@ -109,6 +109,12 @@ class PartStore(TieredStore):
         finally:  # before another module of the same cache makes rows in it dirty
             self.refresh()
 
+    def write_rows(self, index: int, first: int, arrays: Mapping[str, Tensor]) -> None:
+        try:
+            super().write_rows(index, first, arrays)
+        finally:
+            self.refresh()
+
     def commit(self, name: str) -> Path:
         raise ConfigError(
             f"commit {name!r}: this module shares its storage_dir with others; call commit of what "

@@ -5,20 +5,25 @@ from hotrow.training.building import Columns, Model, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.curves import tensorboard_available
 from hotrow.training.evaluation import evaluate
+from hotrow.training.exporting import Export, export_weights, opened_for_export
 from hotrow.training.history import History, read_history
 from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence, TerminalProgress
+from hotrow.training.starting import Inheritance, StartFrom
 from hotrow.training.trainer import Trainer, TrainingResult, weighted_loss
-from hotrow.training.using import LoadedModel, evaluate_checkpoint, export_weights, load_model
+from hotrow.training.using import LoadedModel, evaluate_checkpoint, load_model
 
 __all__ = [
     "Columns",
+    "Export",
     "History",
+    "Inheritance",
     "LoadedModel",
     "Model",
     "Progress",
     "RunConfig",
     "Silence",
+    "StartFrom",
     "TerminalProgress",
     "Trainer",
     "TrainingResult",
@@ -32,6 +37,7 @@ __all__ = [
     "export_weights",
     "load_model",
     "lr_factor",
+    "opened_for_export",
     "read_history",
     "tensorboard_available",
     "training_loader",

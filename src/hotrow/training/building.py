@@ -135,6 +135,17 @@ class Placement:
     from_commit: Path | None = None
 
 
+def build_dense(config: RunConfig, columns: Columns) -> nn.Module:
+    """The dense part, initialised by ``config.seed``."""
+    return build_model(
+        config.model,
+        num_dense=len(columns.dense_names),
+        embedding_dims=[table.embedding_dim for table in build_tables(columns.features, config.embeddings)],
+        num_labels=len(columns.label_names),
+        seed=config.seed,
+    )
+
+
 def build(
     config: RunConfig, columns: Columns, *, for_training: bool = True, placement: Placement | None = None
 ) -> Model:
@@ -143,14 +154,7 @@ def build(
     for_training: False leaves the optimizer's state of rows in memory out; such a model must not be trained.
     placement: None for all rows in memory.
     """
-    tables = build_tables(columns.features, config.embeddings)
-    dense = build_model(
-        config.model,
-        num_dense=len(columns.dense_names),
-        embedding_dims=[table.embedding_dim for table in tables],
-        num_labels=len(columns.label_names),
-        seed=config.seed,
-    )
+    tables, dense = build_tables(columns.features, config.embeddings), build_dense(config, columns)
     return Model(
         config=config,
         columns=columns,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hotrow.errors import FormatError
 from hotrow.training.config import DenseOptimizerConfig, TrainingConfig
+
+DENSE_STATE: Mapping[str, frozenset[str]] = {
+    "adam": frozenset({"exp_avg", "exp_avg_sq", "step"}),
+    "adagrad": frozenset({"sum", "step"}),
+    "sgd": frozenset({"momentum_buffer"}),
+}
+"""What each kind of dense optimizer keeps of a parameter."""
 
 
 def lr_factor(config: TrainingConfig, step: int, num_steps: int) -> float:

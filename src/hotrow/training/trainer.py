@@ -35,6 +35,15 @@ from hotrow.training.saving import (
     rows_commit,
     rows_of,
 )
+from hotrow.training.starting import (
+    Inheritance,
+    StartFrom,
+    check_start,
+    note,
+    noted,
+    refuse_forgotten_start,
+    take_over,
+)
 from hotrow.training.synthetic import SyntheticLoader
 from hotrow.training.window import Window
 
@@ -84,7 +93,8 @@ class Trainer:
 
     config: everything that decides the numbers. data_dir: a prepared dataset, or None for synthetic data. run_dir:
     gets ``history.jsonl``, ``tensorboard/`` and ``checkpoints/``. trace: file that gets the run's spans, for
-    ui.perfetto.dev. Raises ConfigError, FormatError or DataError before any step is made if
+    ui.perfetto.dev. start_from: an earlier model whose rows and dense part a
+    new run takes over. Raises ConfigError, FormatError or DataError before any step is made if
     configuration and data do not fit each other.
     """
 
@@ -95,7 +105,10 @@ class Trainer:
         run_dir: str | Path,
         progress: Progress | None = None,
         trace: str | Path | None = None,
+        start_from: StartFrom | None = None,
     ) -> None:
+        self.start_from = start_from
+        self.inherited: Inheritance | None = None
         self.config, self.data_dir, self.run_dir = config, data_dir, Path(run_dir)
         self.trace, self.tracer = trace, Tracer(enabled=trace is not None)
         if trace is not None and not Path(trace).absolute().parent.is_dir():
@@ -124,7 +137,7 @@ class Trainer:
         if (
             not resume
         ):  # before the directory is made: a configuration that cannot be built leaves nothing behind
-            self._build()
+            self._begin()
         checkpoints = CheckpointDirectory(self.run_dir / CHECKPOINTS)
         checkpoints.lock()
         try:
@@ -141,7 +154,7 @@ class Trainer:
         torch.manual_seed(self.config.seed)
         if self.config.training.threads is not None:
             torch.set_num_threads(self.config.training.threads)
-        self._build()
+        self._begin()
         window = self._window(training_loader(self.config, self.data_dir, self.manifest))
         while True:
             batch = window.next(self.config.storage.look_ahead + 1)
@@ -207,7 +220,8 @@ class Trainer:
         if latest is None and self.remote is not None and self.remote.names():
             latest = self.remote.fetch(checkpoints.path)
         if latest is None:
-            self._build()
+            refuse_forgotten_start(self.run_dir, self.start_from)
+            self._begin()
             return
         directory, manifest = open_checkpoint(latest)
         check_resumable(manifest, directory, self.config, self.columns)
@@ -218,6 +232,20 @@ class Trainer:
             )
         self._build(directory)
         self._restore(directory, manifest, loader)
+
+    def _begin(self) -> None:
+        """A new model, with what it takes over from an earlier one."""
+        if self.start_from is None:
+            self._build()
+            return
+        scratch = next(path for path in self.run_dir.absolute().parents if path.is_dir())
+        with self.start_from.opened(scratch) as start:
+            inherited = check_start(start, self.config, self.columns, self.start_from.is_fitting)
+            with noted(self.run_dir, self.start_from.source):
+                self._build()
+                take_over(self.model, start, inherited)
+                note(self.run_dir, self.start_from.source, inherited.to_json())
+        self.inherited = inherited
 
     def _build(self, checkpoint: Path | None = None) -> None:
         """The model, its rows where the configuration says, on SSD as they were in ``checkpoint`` if given."""

@@ -1,18 +1,14 @@
-"""A checkpoint as a model: load it, evaluate it on a split of prepared data, export its rows."""
+"""A checkpoint as a model: load it, evaluate it on a split of prepared data."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from hotrow.checkpoint import CheckpointManifest, open_checkpoint, write_arrays
+from hotrow.checkpoint import CheckpointManifest, open_checkpoint
 from hotrow.config import parse
-from hotrow.core import IDENTITY_ORDER
 from hotrow.data import DatasetManifest, FeatureInfo
 from hotrow.errors import FormatError, IdOutOfRange
 from hotrow.plans import Plan
@@ -144,30 +140,3 @@ def _grown(checkpoint: CheckpointManifest, data: DatasetManifest) -> str:
         "it with --extend TRAINING_DATA --min-count 1000000000, which appends none and takes new values as "
         "out-of-vocabulary, or train on the extended data"
     )
-
-
-def export_weights(path: str | Path, out: str | Path) -> dict[str, Any]:
-    """Write rows and dense part as one safetensors file under ``state_dict`` names; the file's facts as JSON values.
-
-    Rows are named as TorchRec's collections name them, ``embedding_bags.<table>.weight``, and are in row ids.
-    """
-    loaded, out = load_model(path), Path(out)
-    for table in loaded.manifest.tables:
-        if table.order_id != IDENTITY_ORDER:
-            raise FormatError(
-                f"{loaded.path}: table {table.name!r} has order_id {table.order_id!r}; only {IDENTITY_ORDER!r} can be "
-                "exported"
-            )
-    rows = loaded.model.embeddings.row_arrays()
-    arrays: dict[str, Tensor] = {
-        f"embedding_bags.{name}": rows[name]
-        for name in _weights(table.name for table in loaded.manifest.tables)
-    }
-    arrays |= {f"dense.{name}": value for name, value in loaded.model.dense.state_dict().items()}
-    metadata = {"format": "pt", "step": str(loaded.manifest.step)}
-    info = write_arrays(out.parent, out.name, arrays, metadata, atomic=True)
-    return {"file": str(out), "num_bytes": info.num_bytes, "sha256": info.sha256, "arrays": sorted(arrays)}
-
-
-def _weights(tables: Iterator[str]) -> Iterator[str]:
-    return (f"{table}.weight" for table in tables)
