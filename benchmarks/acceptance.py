@@ -36,7 +36,8 @@ import torch
 from hotrow.bench import machine_block
 from hotrow.checkpoint import ArrayReader, open_checkpoint
 from hotrow.data import KAGGLE_CARDINALITIES, load_manifest, write_criteo_tsv
-from hotrow.training import load_model, read_history
+from hotrow.embedding import CommittedRows
+from hotrow.training import read_history
 
 MAX_PREPARE_GIB = 4.0
 HOLDOUT_SHARE = 1 / 14
@@ -311,17 +312,18 @@ def differing_arrays(ssd: Path, memory: Path) -> list[str]:
     """Names of the arrays of two runs' last checkpoints that are not the same bits, one table in memory at a time."""
     path, manifest = open_checkpoint(memory)
     other, _ = open_checkpoint(ssd)
-    found = []
-    with load_model(ssd) as loaded:
-        for table in manifest.tables:
-            arrays = loaded.model.embeddings.table_arrays(table.name)
-            with ArrayReader(path / "rows" / f"{table.name}.safetensors") as reader:
-                names = {*reader.arrays, *arrays}
-                found += [
-                    f"{table.name}.{name}"
-                    for name in names
-                    if name not in arrays or not torch.equal(reader.read(name), arrays[name])
-                ]
+    found, rows = [], CommittedRows(other / "rows")
+    for table in manifest.tables:
+        arrays = rows.read(table.name, 0, rows.tables[table.name].num_rows)
+        with ArrayReader(path / "rows" / f"{table.name}.safetensors") as reader:
+            found += [
+                f"{table.name}.{name}"
+                for name in sorted({*reader.arrays, *arrays})
+                if name not in reader.arrays
+                or name not in arrays
+                or not torch.equal(reader.read(name), arrays[name])
+            ]
+    rows.close()
     with ArrayReader(path / "dense.safetensors") as a, ArrayReader(other / "dense.safetensors") as b:
         found += [name for name in a.arrays if not torch.equal(a.read(name), b.read(name))]
     return found
