@@ -32,7 +32,7 @@ static void* work(void* argument) {
     while (entry >= job->begin[table + 1]) ++table;
     const int64_t at = job->rows[entry] * job->row_bytes;
     const ssize_t got = pread(job->files[table], page, kPage, at / kPage * kPage);
-    if (got != kPage) {
+    if (got < at % kPage + job->row_bytes) { /* the last page of a file may be short */
       atomic_store(&job->error, got < 0 ? errno : EIO);
       break;
     }

@@ -2,7 +2,7 @@
 
     python benchmarks/read_only_batches.py --dir DIRECTORY_ON_THE_DISK --out benchmarks/results
 
-Takes about three minutes and 5 GB of disk. The baseline is RecSSD's on the host: the most frequent rows of earlier
+Takes three to five minutes and 5 GB of disk. The baseline is RecSSD's on the host: the most frequent rows of earlier
 batches stay in DRAM, an LRU cache takes the rest, every miss is one synchronous read. It is given hotrow's cache, its
 kernels and its way of serving many threads, a file of rows that wastes nothing, reads in C that bypass the page cache,
 and ids that are translated to its order of rows beforehand: what differs is which rows stay and how the others are

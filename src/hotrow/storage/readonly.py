@@ -42,7 +42,7 @@ def staging_for(cache_bytes: int) -> int:
 
 
 class _Allowance:
-    """Bytes that threads take for as long as they need them, in the order in which they ask."""
+    """Bytes that threads take for as long as they need them. One waits at a time, so that a large wish has its turn."""
 
     def __init__(self, num_bytes: int) -> None:
         self._free = num_bytes
