@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -194,3 +195,72 @@ def test_look_ahead_draws_early_and_hands_out_in_order():
     assert [(item, len(drawn)) for item in ahead] == [(0, 3), (1, 4), (2, 5), (3, 6), (4, 6), (5, 6)]
     with pytest.raises(ConfigError, match="window=0"):
         hr.look_ahead([], 0)
+
+
+def test_collections_of_torchrec_share_the_directory(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torchrec = pytest.importorskip("torchrec", exc_type=ImportError)
+    pooled = [
+        torchrec.EmbeddingBagConfig(num_embeddings=n, embedding_dim=8, name=name, feature_names=features)
+        for name, n, features in (("a", 150, ["x", "y"]), ("b", 90, ["z"]))
+    ]
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.EmbeddingBag(120, 8, mode="sum")
+            self.bags = torchrec.EmbeddingBagCollection(tables=pooled)
+            self.rows = torchrec.EmbeddingCollection(
+                tables=[
+                    torchrec.EmbeddingConfig(
+                        num_embeddings=70, embedding_dim=8, name="c", feature_names=["w"]
+                    )
+                ]
+            )
+
+        def forward(self, features, words):
+            found = self.rows(words)["w"].values().sum() + self.bags(features).values().square().sum()
+            return found + self.first(features.values()[:4].view(2, 2)).square().sum()
+
+    def features(step, keys, high):
+        ids = torch.randint(0, high, (len(keys) * 6,), generator=torch.Generator().manual_seed(step))
+        return hr.KeyedJaggedTensor(keys, ids, lengths=torch.full((len(keys) * 3,), 2))
+
+    def losses(model):
+        found = []
+        for step in range(12):
+            loss = model(features(step, ["x", "y", "z"], 90), features(step, ["w"], 70))
+            loss.backward()
+            found.append(loss.item())
+        return found
+
+    optimizer = hr.optim.Adagrad(lr=0.1)
+    torch.manual_seed(0)
+    memory = Both()
+    ssd = copy.deepcopy(memory)
+    hr.replace_embeddings(memory, optimizer=optimizer)
+    small = {"cache": {"bytes": "10KiB", "pinned_rows": 3}}
+    plan = hr.Plan.manual({"first": small, "a": small, "c": small}, hr.embedding_tables(ssd))
+    with hr.replace_embeddings(ssd, plan=plan, optimizer=optimizer, storage_dir=tmp_path / "rows") as rows:
+        assert losses(memory) == losses(ssd)
+        for one, other in ((memory.bags, ssd.bags), (memory.rows, ssd.rows), (memory.first, ssd.first)):
+            assert all(torch.equal(a, other.row_arrays()[name]) for name, a in one.row_arrays().items())
+        with pytest.raises(ConfigError, match="shares its storage_dir with others"):
+            ssd.bags.commit("x")
+        ssd.bags.write_rows("b", 5, {"weight": torch.ones(4, 8)})
+        ssd.first(torch.tensor([[1, 2]])).sum().backward()
+        assert torch.equal(ssd.bags.row_arrays()["b.weight"][5:9], torch.ones(4, 8))
+        rows.commit("x")
+        with pytest.raises(ConfigError, match=r"rows from 88 on .* are not rows of a table of 90"):
+            ssd.bags.write_rows("b", 88, {"weight": torch.ones(4, 8)})
+        with pytest.raises(ConfigError, match=r"no array 'mean'; it has weight, sum"):
+            ssd.bags.write_rows("b", 0, {"mean": torch.ones(4, 8)})
+        with pytest.raises(
+            ConfigError, match=r"rows of sum are torch.float32 \[4\], expected torch.float32 \[8\]"
+        ):
+            ssd.bags.write_rows("b", 0, {"sum": torch.ones(4, 4)})
+    with pytest.raises(ConfigError, match="several collections of the model have tables"):
+        twice = Both()
+        twice.more = torchrec.EmbeddingBagCollection(tables=pooled)
+        hr.replace_embeddings(twice, optimizer=optimizer, storage_dir=tmp_path / "other")

@@ -68,13 +68,7 @@ def write(directory: str | Path, arrays: Mapping[str, LazyArray]) -> int:
         temporary.mkdir(parents=True)
         _save(temporary, arrays)
         num_bytes = sum(path.stat().st_size for path in temporary.iterdir())
-        if final.exists():
-            old = temporary.with_suffix(".old")
-            final.rename(old)
-            temporary.rename(final)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(final)
+        _put(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, HotrowError):
@@ -84,6 +78,21 @@ def write(directory: str | Path, arrays: Mapping[str, LazyArray]) -> int:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return num_bytes
+
+
+def _put(temporary: Path, final: Path) -> None:
+    """Give a directory its name; what has it is deleted afterwards, or gets it back if that fails."""
+    if not final.exists():
+        temporary.rename(final)
+        return
+    old = temporary.with_suffix(".old")
+    final.rename(old)
+    try:
+        temporary.rename(final)
+    except OSError:
+        old.rename(final)
+        raise
+    shutil.rmtree(old)
 
 
 def _save(directory: Path, arrays: Mapping[str, LazyArray]) -> None:

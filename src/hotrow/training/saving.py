@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotrow.checkpoint import ArrayReader, CheckpointManifest, differences, verify_file
+from hotrow.checkpoint import ArrayReader, CheckpointManifest, CheckpointRows, differences, verify_file
 from hotrow.config import to_dict
 from hotrow.document import take
 from hotrow.errors import FormatError
@@ -104,10 +104,14 @@ def load_arrays(model: Model, directory: Path, manifest: CheckpointManifest, *, 
 
 
 def _import_rows(model: Model, directory: Path) -> None:
-    """Write a checkpoint's arrays into a model with rows on SSD, one table in memory at a time."""
-    for table in model.tables:
-        with ArrayReader(directory / _rows_file(table.name)) as reader:
-            model.embeddings.load_table(table.name, {name: reader.read(name) for name in reader.arrays})
+    """Write a checkpoint's arrays into a model with rows on SSD, a stretch of rows in memory at a time."""
+    source = CheckpointRows(directory, [table.name for table in model.tables], 0)
+    try:
+        for name, table in source.tables.items():
+            for first, last in table.stretches():
+                model.embeddings.write_rows(name, first, source.read(name, first, last))
+    finally:
+        source.close()
 
 
 def check_resumable(manifest: CheckpointManifest, path: Path, config: RunConfig, columns: Columns) -> None:

@@ -301,13 +301,14 @@ def refuse_forgotten_start(run_dir: Path, start_from: StartFrom | None) -> None:
 @contextmanager
 def noted(run_dir: Path, source: str) -> Iterator[None]:
     """Note in a run's directory what it begins with; nothing stays there if the run cannot be built."""
-    is_new = not run_dir.exists()
+    is_new, is_noted = not run_dir.exists(), (run_dir / NOTE_FILE).exists()
     run_dir.mkdir(parents=True, exist_ok=True)
     note(run_dir, source, {})
     try:
         yield
     except HotrowError:
-        (run_dir / NOTE_FILE).unlink()
+        if not is_noted:  # else the run was begun before: it must not go on as if it had not been
+            (run_dir / NOTE_FILE).unlink()
         if is_new and not any(run_dir.iterdir()):
             run_dir.rmdir()
         raise

@@ -93,9 +93,8 @@ class Trainer:
 
     config: everything that decides the numbers. data_dir: a prepared dataset, or None for synthetic data. run_dir:
     gets ``history.jsonl``, ``tensorboard/`` and ``checkpoints/``. trace: file that gets the run's spans, for
-    ui.perfetto.dev. start_from: an earlier model whose rows and dense part a
-    new run takes over. Raises ConfigError, FormatError or DataError before any step is made if
-    configuration and data do not fit each other.
+    ui.perfetto.dev. start_from: an earlier model whose rows and dense part a new run takes over. Raises ConfigError,
+    FormatError or DataError before any step is made if configuration and data do not fit each other.
     """
 
     def __init__(
