@@ -178,7 +178,6 @@ def _open_shared(
         if store.directory.last() is None:
             for index, weight in enumerate(w for item in found for w in item.weights):
                 store.write_table(index, {"weight": weight.detach()})
-            store.refresh()
     except HotrowError:
         store.close()
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -89,10 +89,11 @@ class TierPart:
 
 
 class PartStore(TieredStore):
-    """The tables of one module among those of several. What is written to them is seen by lookups at once."""
+    """The tables of one module among those of several."""
 
     def __init__(self, whole: TieredStore, first_table: int, tables: Sequence[EmbeddingConfig]) -> None:
         assert whole.optimizer is not None
+        self._whole, is_stale = whole, whole._is_stale
         part = TierPart(whole.tiers, first_table, tables)
         super().__init__(
             tables,
@@ -102,18 +103,16 @@ class PartStore(TieredStore):
             whole.directory,
             whole._make_cache,
         )
+        self._is_stale = is_stale
 
-    def write_table(self, index: int, arrays: Mapping[str, Tensor]) -> None:
-        try:
-            super().write_table(index, arrays)
-        finally:  # before another module of the same cache makes rows in it dirty
-            self.refresh()
+    @property
+    def _is_stale(self) -> bool:
+        """Of all modules: one that makes rows dirty in slots that are to be read anew would lose them."""
+        return self._whole._is_stale
 
-    def write_rows(self, index: int, first: int, arrays: Mapping[str, Tensor]) -> None:
-        try:
-            super().write_rows(index, first, arrays)
-        finally:
-            self.refresh()
+    @_is_stale.setter
+    def _is_stale(self, value: bool) -> None:
+        self._whole._is_stale = value
 
     def commit(self, name: str) -> Path:
         raise ConfigError(
