@@ -89,9 +89,13 @@ def test_numbers_are_those_of_memory(tmp_path, optimizer, dtype):
         assert train(memory, range(10)) == train(ssd, range(10))
         assert train(memory, range(10, 30)) == train(ssd, range(10, 30), has_tickets=True)
         assert rows.step == 30
+        assert ssd.users.storage_stats()["rows_fetched"] > 300
         assert_equal(memory, ssd)
         with torch.no_grad():
             assert torch.equal(memory(*batch(99)), ssd(*batch(99)))
+            everything = torch.arange(300).view(100, 3)  # more rows than there are slots
+            assert torch.equal(memory.items(everything), ssd.items(everything))
+            assert torch.equal(memory.words(everything % 150), ssd.words(everything % 150))
 
 
 def test_commit_and_reopen_goes_on_exactly(tmp_path):

@@ -51,6 +51,10 @@ class TierPart:
     def tracer(self, tracer: Tracer) -> None:
         self.whole.tracer = tracer
 
+    def stats(self) -> dict[str, int]:
+        """Of all tables that share the directory."""
+        return self.whole.stats()
+
     def lease(self, values: Tensor, splits: Sequence[int], explain: Callable[[], Exception]) -> Lease:
         """A claim on the rows of a batch that has no lookups of the other tables' features."""
         padded = [0] * self._num_before + list(splits) + [splits[-1]] * self._num_behind
