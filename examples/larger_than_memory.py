@@ -6,6 +6,7 @@ Run it again with the same directory and the tables go on where their last commi
 """
 
 import argparse
+from itertools import islice
 
 import torch
 
@@ -41,15 +42,12 @@ def main():
     where = {"plan": plan, "storage_dir": options.directory}
     with hr.EmbeddingBagCollection(TABLES, optimizer=OPTIMIZER, **where) as ebc:
         source = ((ebc.prefetch(features), labels) for features, labels in batches(ebc.step))
-        window = [next(source) for _ in range(4)]
-        for _ in range(options.steps):
-            ticket, labels = window.pop(0)  # its rows are here, or on their way
+        for ticket, labels in islice(hr.look_ahead(source, window=4), options.steps):
             logits = head(ebc(ticket).values()).squeeze(1)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
             dense.zero_grad()
             loss.backward()  # updates the rows, too
             dense.step()
-            window.append(next(source))
             if ebc.step % 100 == 0:
                 ebc.commit(f"step-{ebc.step}")
                 print(f"step {ebc.step}: loss {loss.item():.4f}, committed")
