@@ -48,7 +48,7 @@ STATED = (PAGE_BYTES / PAGE_ROWS + 2) / RECORD_BYTES
 """Bytes that a commit itself writes per byte of touched rows: pages, and at most 2 bytes per place in the footer."""
 STATED_MEAN = 3 * STATED
 """The same with compaction, in the mean over many commits of uniformly drawn rows: 2 for garbage, 1 more for the number
-of runs, as half of the write buffer holds less than a fiftieth of the table (row-format.md)."""
+of runs, as half of the write buffer holds less than a thirtieth of the table (row-format.md)."""
 
 Facts = dict[str, float]
 

@@ -7,9 +7,11 @@
 namespace hotrow::storage {
 namespace {
 
-constexpr double kTriggerShare = 0.95;           // of the garbage allowed: the rest is for what lies there meanwhile
+constexpr double kTriggerShare = 1.02;           // of the garbage allowed: from here on it goes
+constexpr double kStopShare = 1.05;              // here writing waits for that
+constexpr double kMostShare = 1.18;              // with the output of a compaction beside its victims
 constexpr int64_t kLeastOutputBytes = 16 << 20;  // small logs are rewritten whole
-constexpr int64_t kOutputShare = 16;             // of what is live
+constexpr int64_t kOutputShare = 10;             // of what is live
 constexpr int64_t kLargestWindow = 1 << 20;
 
 /// Bytes of a run with these records and nothing else, within a few blocks.
@@ -96,11 +98,17 @@ class Compaction {
     const std::unique_lock index(log_.index_mutex_);
     for (const auto& [slot, run] : victims_) run->held = false;
     log_.drop_dead_runs();
+    log_.pending_bytes_ = 0;
   }
 
   bool choose(bool for_room) {
     const std::unique_lock index(log_.index_mutex_);
-    for (const int slot : choose_victims(log_.candidates(), log_.limits(), for_room)) {
+    const std::vector<Candidate> candidates = log_.candidates();
+    const std::vector<int> slots = choose_victims(candidates, log_.limits(), for_room);
+    for (const Candidate& run : candidates) {
+      if (std::find(slots.begin(), slots.end(), run.slot) != slots.end()) log_.pending_bytes_ += run.live_bytes;
+    }
+    for (const int slot : slots) {
       victims_.emplace_back(slot, log_.runs_[static_cast<size_t>(slot)]);
       slots_.set(static_cast<size_t>(slot));
       victims_.back().second->held = true;
@@ -183,12 +191,19 @@ std::vector<Candidate> RowLog::Impl::candidates() const {
   return runs;
 }
 
+/// Live bytes and a share of the garbage that may be beside them.
+int64_t RowLog::Impl::with_garbage(int64_t live_bytes, double share) const {
+  return live_bytes + static_cast<int64_t>(share * options_.max_garbage * static_cast<double>(live_bytes));
+}
+
 CompactionLimits RowLog::Impl::limits() const {
-  int64_t live = 0;
+  int64_t live = 0, disk = 0;
   for (size_t table = 0; table < tables_.size(); ++table) live += live_rows_[table] * tables_[table].record_bytes;
+  for (const RunPointer& run : runs_) disk += run ? run->bytes : 0;
   CompactionLimits limits;
-  limits.disk_bytes = live + static_cast<int64_t>(kTriggerShare * options_.max_garbage * static_cast<double>(live));
-  limits.output_bytes = std::max(live / kOutputShare, kLeastOutputBytes);
+  limits.disk_bytes = with_garbage(live, kTriggerShare);
+  limits.output_bytes =
+      std::max(std::min(live / kOutputShare, with_garbage(live, kMostShare) - disk), kLeastOutputBytes);
   return limits;
 }
 
@@ -200,7 +215,9 @@ bool RowLog::Impl::wants_compaction() const {
 
 bool RowLog::Impl::must_compact() const {
   const LogStats now = stats();
-  return static_cast<double>(now.disk_bytes) > (1 + options_.max_garbage) * static_cast<double>(now.live_bytes);
+  return now.disk_bytes > with_garbage(now.live_bytes, kStopShare) ||
+         (pending_bytes_ > kLeastOutputBytes &&
+          now.disk_bytes + pending_bytes_ > with_garbage(now.live_bytes, kMostShare));
 }
 
 bool RowLog::Impl::compact(bool for_room) {

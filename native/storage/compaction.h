@@ -17,10 +17,9 @@ struct Candidate {
 };
 
 struct CompactionLimits {
-  int64_t disk_bytes = 0;  // above this, garbage is to go
-  int64_t output_bytes =
-      0;               // of one compaction, unless one victim alone needs more: its copy lies beside it for a while
-  int many_runs = 54;  // from this number on, small ones are merged
+  int64_t disk_bytes = 0;    // above this, garbage is to go
+  int64_t output_bytes = 0;  // of one compaction, which lies beside its victims; least: one victim, or two for number
+  int many_runs = 58;        // from this number on, small ones are merged
 };
 
 /// Slots of the runs to rewrite as one; empty if it is not worth it. for_room: the number of runs has to fall.

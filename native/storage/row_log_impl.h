@@ -94,6 +94,7 @@ class RowLog::Impl {
   void reap_quietly();
   std::vector<Candidate> candidates() const;  // index held
   CompactionLimits limits() const;            // index held
+  int64_t with_garbage(int64_t live_bytes, double share) const;
   void load(const std::string& path, const RunEntry& entry);
   void clear_directory();
 
@@ -118,6 +119,7 @@ class RowLog::Impl {
 
   ReadCounters read_;
   std::atomic<int64_t> rows_appended_{0}, append_bytes_{0}, compaction_bytes_{0};
+  std::atomic<int64_t> pending_bytes_{0};  // that a compaction writes before its victims go
 };
 
 }  // namespace hotrow::storage
