@@ -153,6 +153,13 @@ def test_a_plan_where_all_fits_is_that_of_memory() -> None:
     assert all(table.cache is None for table in plan.tables.values())
 
 
+def test_tables_whose_batches_do_not_fit_are_left_to_who_trains_them() -> None:
+    plan = choose_plan(TABLES, 120_000, OPTIMIZER, window_of(2_000))
+    shared = plan.tables["shared"].cache
+    assert shared is not None and (shared.policy, shared.num_pinned_rows) == ("lru", 0)
+    assert set(plan.notes["caches"]) == {"hot", "stream"}
+
+
 def test_a_window_without_batches_is_refused() -> None:
     with pytest.raises(ConfigError, match="two batches"):
         choose_plan(TABLES, 500_000, OPTIMIZER, [])

@@ -82,12 +82,21 @@ def choose_plan(
     shares = {c.table.name: _capacity(simple, c.table.name) for c in cached}
     streams = _keep_streams_small(cached, shares)
     shares |= _divide([c for c in cached if c.table.name not in streams], shares)
-    chosen = {c.table.name: choose_cache(c.window, c.slots(shares[c.table.name])) for c in cached}
+    found = {c.table.name: _choose(c, shares[c.table.name]) for c in cached}
+    chosen = {name: choice for name, choice in found.items() if choice is not None}
     choices: dict[str, Any] = dict.fromkeys(simple.tables, "dram")
-    for name in names:  # a table that no feature of the window asks for has a small cache all the same
+    for name in names:  # also those that the window does not ask for, or whose batches do not fit
         choices[name] = _choice(chosen.get(name), shares.get(name, _capacity(simple, name)))
     plan = Plan.manual(choices, tables)
     return replace(plan, notes={"caches": {name: choice.to_json() for name, choice in chosen.items()}})
+
+
+def _choose(cached: _Cached, capacity_bytes: int) -> CacheChoice | None:
+    """None if a batch does not fit: whoever trains it is told the bytes that it needs."""
+    try:
+        return choose_cache(cached.window, cached.slots(capacity_bytes))
+    except ConfigError:
+        return None
 
 
 def _capacity(plan: Plan, name: str) -> int:
