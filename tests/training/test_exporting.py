@@ -213,13 +213,19 @@ def test_import_into_a_collection_and_export_of_a_commit(tmp_path):
 
 
 MEMORY = """
-import sys
+import subprocess, sys
 from pathlib import Path
 import torch, hotrow as hr
 from hotrow.checkpoint import write_streamed
 from hotrow.interop import dcp
 from hotrow.interop.rows import import_rows
 from hotrow.training import export_weights, opened_for_export
+
+PLAIN = '''
+import sys, torch, torch.distributed.checkpoint as dcp
+weight = torch.arange(int(sys.argv[2]) * 64).view(-1, 64).float()
+dcp.save({"embedding_bags.a.weight": weight}, checkpoint_id=sys.argv[1], no_dist=True)
+'''
 
 def peak():
     text = Path("/proc/self/status").read_text()
@@ -243,7 +249,9 @@ def work(where, num_rows):
     with opened_for_export(commit, with_optimizer=True) as export:
         dcp.write(where / "dcp", export.arrays)
     peaks["to dcp"] = peak()
-    for name in ("model", "dcp"):
+    plain = [sys.executable, "-W", "ignore", "-c", PLAIN, str(where / "plain"), str(num_rows)]
+    subprocess.run(plain, check=True)
+    for name in ("model", "dcp", "plain"):
         with build(where / name[::-1], num_rows) as ebc:
             import_rows(ebc, where / name)
             peaks["from " + name] = peak()
@@ -273,4 +281,7 @@ def test_memory_for_a_stretch_of_rows_only(tmp_path):
     assert result.returncode == 0, result.stderr
     sums = [line.split()[1] for line in result.stdout.splitlines() if line.startswith(("model", "dcp"))]
     assert len(sums) == 4 and sums[0] == sums[1] and sums[2] == sums[3]
+    ids = torch.arange(0, 1_500_000, 1501)
+    plain = (ids.view(-1, 1) * 64 + torch.arange(64)).float().double().sum()
+    assert f"plain {float(plain)}" in result.stdout, "one chunk of all rows, as dcp.save writes it"
     assert int(result.stdout.split("most ")[1]) < 120, result.stdout
