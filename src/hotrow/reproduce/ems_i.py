@@ -127,7 +127,7 @@ def judge(ratios: dict[str, Spread]) -> tuple[Verdict, str]:
     if len(helps) == len(ratios):
         return Verdict.HOLDS, f"{where}: every part contributes"
     if helps:
-        return Verdict.IN_THIS_REGIME, f"{where}: only {', '.join(helps)} contributes at least {GAIN} x"
+        return Verdict.IN_THIS_REGIME, f"{where}: at least {GAIN} x for sure by {', '.join(helps)} only"
     return Verdict.DOES_NOT_HOLD, f"{where}: no part contributes {GAIN} x"
 
 
