@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_kind_of_contestant_trains_the_same_rows(made: Path) -> None:
-    contestants = {kind: Contestant(kind, SMALL, made) for kind in KINDS}
+    contestants = {kind: Contestant(kind, SMALL, made) for kind in KINDS if kind != "empty"}
     sums = []
     for _ in range(2):
         for contestant in contestants.values():

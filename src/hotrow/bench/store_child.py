@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -103,10 +104,17 @@ def _map(path: Path, width: int) -> Tensor:
 
 
 def write_mapped(case: StoreCase, directory: Path) -> None:
-    """The files of ``mapped``: initial rows, zero state."""
+    """The files of ``mapped``: initial rows, zero state; on disk and not in memory.
+
+    Pages that are cached already would be charged to whoever wrote them, and be outside the limit of the contestant.
+    """
     for index, (_, arrays) in enumerate(_initial_tables(case)):
-        arrays["weight"].numpy().tofile(directory / f"rows-{index}.bin")
-        arrays["sum"].numpy().tofile(directory / f"state-{index}.bin")
+        for what, name in (("rows", "weight"), ("state", "sum")):
+            path = directory / f"{what}-{index}.bin"
+            arrays[name].numpy().tofile(path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def materialise(case: StoreCase, directory: Path) -> None:
@@ -137,8 +145,8 @@ class Contestant:
 
     def __init__(self, kind: str, case: StoreCase, directory: Path) -> None:
         self.case, self.collection = case, KINDS[kind](case, directory)
-        self._path = directory / "batches.bin"
-        self._batches = Batches(case, self._path, only_row=0 if kind == "empty" else None)
+        self._path, self._only_row = directory / "batches.bin", 0 if kind == "empty" else None
+        self._batches = Batches(case, self._path, self._only_row)
         generator = torch.Generator().manual_seed(case.seed)
         self._grad = torch.randn(case.batch_size, case.num_tables * case.embedding_dim, generator=generator)
         self._window: list[Any] = []
@@ -161,7 +169,7 @@ class Contestant:
     def checksum(self) -> float:
         """Of the pooled rows of the first batch as they are now."""
         with torch.no_grad():
-            pooled = self.collection(Batches(self.case, self._path).next()).values()
+            pooled = self.collection(Batches(self.case, self._path, self._only_row).next()).values()
         return float(pooled.double().sum())
 
 
