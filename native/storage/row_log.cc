@@ -157,7 +157,8 @@ LogStats RowLog::Impl::stats() const {
 }
 
 int64_t RowLog::Impl::memory_bytes() const {
-  const int64_t work = options_.read_only ? 0 : 2 * options_.writer_bytes + staging_.buffer_bytes();  // an append, a compaction
+  const int64_t work =
+      options_.read_only ? 0 : 2 * options_.writer_bytes + staging_.buffer_bytes();  // an append, a compaction
   return stats().index_bytes + staging_.memory_bytes() + work;
 }
 

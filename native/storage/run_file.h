@@ -17,7 +17,6 @@
 
 namespace hotrow::storage {
 
-
 /// The records of one table in a run.
 struct RunSection {
   uint32_t table = 0;
