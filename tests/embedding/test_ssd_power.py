@@ -81,7 +81,7 @@ def sampled(num_calls, every, seed=0):
     return [n for n in range(1, num_calls + 1) if chosen[n - 1]]
 
 
-EVERY = [8, pytest.param(1, marks=pytest.mark.long)]
+EVERY = [8, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 
 
 @pytest.mark.parametrize("every", EVERY)

@@ -24,7 +24,7 @@ from hotrow.training import Trainer, load_model
 EVERY, STEPS = 2, 6
 Arrays = dict[str, torch.Tensor]
 Attempt = Callable[..., tuple[bool, int]]
-CASES = [12, pytest.param(1, marks=pytest.mark.long)]
+CASES = [12, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 
 
 def config() -> Any:
