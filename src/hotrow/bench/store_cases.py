@@ -32,8 +32,8 @@ class StoreCase:
     scrambled: bool = True
     prefix: float = 0.0
     look_ahead: int = 2
-    warm_up: int = 100
-    num_steps: int = 10
+    warm_up: int = 24
+    num_steps: int = 4
     seed: int = 20240611
 
     @property
