@@ -29,7 +29,8 @@ def slot_bytes(table, optimizer):
 
 def cache_of(table, optimizer, num_slots, **choices):
     """A choice for ``Plan.manual``: a cache of so many slots."""
-    size = capacity_for(num_slots, table.num_embeddings, slot_bytes(table, optimizer))
+    num_pinned = choices.get("pinned_rows", 0)
+    size = capacity_for(num_slots, table.num_embeddings, slot_bytes(table, optimizer), num_pinned)
     return {"cache": {"bytes": size, **choices}}
 
 

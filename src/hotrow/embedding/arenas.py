@@ -98,15 +98,16 @@ def _lay_out_table(
         num_dram = segment.end if segment.tier is Tier.DRAM else num_dram
     num_pinned, num_slots = num_dram, num_dram
     if planned.cache is not None:
+        capacity_bytes, num_first = planned.cache.capacity_bytes, planned.cache.num_pinned_rows
         num_cached = slots_within(
-            table.name, planned.cache.capacity_bytes, num_rows, num_rows - num_dram, slot_bytes
+            table.name, capacity_bytes, num_rows, num_rows - num_dram, slot_bytes, num_first
         )
-        num_pinned, num_slots = num_dram + planned.cache.num_pinned_rows, num_dram + num_cached
+        num_pinned, num_slots = num_dram + num_first, num_dram + num_cached
         if num_slots < num_rows and num_pinned >= num_slots:
-            least = capacity_for(planned.cache.num_pinned_rows + 1, num_rows, slot_bytes)
+            least = capacity_for(num_first + 1, num_rows, slot_bytes, num_first)
             raise BudgetTooSmall(
-                f"table {table.name!r}: a cache of {planned.cache.capacity_bytes} bytes holds {num_cached} rows, and "
-                f"{planned.cache.num_pinned_rows} are to be pinned in it beside others; give it at least {least} bytes"
+                f"table {table.name!r}: a cache of {capacity_bytes} bytes holds {num_cached} rows, and "
+                f"{num_first} are to be pinned in it beside others; give it at least {least} bytes"
             )
     low, high = table.init_bounds()
     return TieredTable(

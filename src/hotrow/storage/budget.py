@@ -2,7 +2,7 @@
 
 ======================  ====================================================================================
 per slot                row, optimizer state, the row's id where its random numbers ask for it (BF16), and what
-                        the cache knows of it (``CACHE_SLOT_BYTES``)
+                        the cache knows of it (``CACHE_SLOT_BYTES``; of a pinned one ``PINNED_SLOT_BYTES``)
 per row of the table    ``INDEX_ROW_BYTES``: which run file has it
 per table               its share of an eighth of the caches: records on their way in (staging) and out (write
                         buffer, and what two writers gather), no more than ``MAX_STAGING_BYTES``,
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hotrow.errors import BudgetTooSmall
 
 CACHE_SLOT_BYTES = 24
+PINNED_SLOT_BYTES = 1
 INDEX_ROW_BYTES = 1
 MAX_STAGING_BYTES = 8 << 20
 MAX_BUFFER_BYTES = 64 << 20
@@ -52,13 +53,20 @@ class Buffers:
         )
 
 
-def slots_within(name: str, capacity_bytes: int, num_rows: int, num_ssd_rows: int, slot_bytes: int) -> int:
+SPARED_BYTES = CACHE_SLOT_BYTES - PINNED_SLOT_BYTES
+"""What a pinned slot takes less than another."""
+
+
+def slots_within(
+    name: str, capacity_bytes: int, num_rows: int, num_ssd_rows: int, slot_bytes: int, num_pinned: int = 0
+) -> int:
     """Slots of a cache of ``capacity_bytes`` in front of ``num_ssd_rows`` of a table's ``num_rows``.
 
-    Raises BudgetTooSmall if there is not even one.
+    num_pinned: of these slots; if it is not below what is returned, they do not fit. Raises BudgetTooSmall if there is
+    not even one.
     """
     left = capacity_bytes - -(-capacity_bytes // 8) - num_rows * INDEX_ROW_BYTES
-    num_slots = min(max(0, left) // slot_bytes, num_ssd_rows)
+    num_slots = min((left + num_pinned * SPARED_BYTES) // slot_bytes, num_ssd_rows) if left > 0 else 0
     if num_slots < 1:
         raise BudgetTooSmall(
             f"table {name!r}: a cache of {capacity_bytes} bytes holds no row: {num_rows} rows on ssd take "
@@ -68,7 +76,7 @@ def slots_within(name: str, capacity_bytes: int, num_rows: int, num_ssd_rows: in
     return num_slots
 
 
-def capacity_for(num_slots: int, num_rows: int, slot_bytes: int) -> int:
-    """The least capacity in bytes that gives ``num_slots`` slots."""
-    left = num_slots * slot_bytes + num_rows * INDEX_ROW_BYTES
+def capacity_for(num_slots: int, num_rows: int, slot_bytes: int, num_pinned: int = 0) -> int:
+    """The least capacity in bytes that gives ``num_slots`` slots, ``num_pinned`` of them pinned."""
+    left = num_slots * slot_bytes - num_pinned * SPARED_BYTES + num_rows * INDEX_ROW_BYTES
     return -(-left * 8 // 7)

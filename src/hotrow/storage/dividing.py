@@ -14,7 +14,7 @@ from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.optim import Optimizer
 from hotrow.plans import Plan
-from hotrow.storage.budget import CACHE_SLOT_BYTES, ROW_ID_BYTES, capacity_for, slots_within
+from hotrow.storage.budget import CACHE_SLOT_BYTES, ROW_ID_BYTES, SPARED_BYTES, capacity_for, slots_within
 from hotrow.storage.choosing import MAX_LOOKUPS, CacheChoice, Window, choose_cache, find_stream
 from hotrow.storage.replay import Ids
 
@@ -36,6 +36,11 @@ class _Cached:
     def slots(self, capacity_bytes: int) -> int:
         num_rows = self.table.num_embeddings
         return slots_within(self.table.name, capacity_bytes, num_rows, num_rows, self.slot_bytes)
+
+    def lengthened(self, num_pinned: int) -> int:
+        """A prefix with what its slots take less than others put into more of it; the others stay as they are."""
+        more = num_pinned * SPARED_BYTES // (self.slot_bytes - SPARED_BYTES)
+        return min(num_pinned + more, self.table.num_embeddings)
 
     def reads(self, capacity_bytes: int) -> float | None:
         """Rows that LRU reads a batch; None if batches do not fit."""
@@ -92,11 +97,17 @@ def choose_plan(
 
 
 def _choose(cached: _Cached, capacity_bytes: int) -> CacheChoice | None:
-    """None if a batch does not fit: whoever trains it is told the bytes that it needs."""
+    """None if a batch does not fit: whoever trains it is told the bytes that it needs.
+
+    It was tried with slots of equal size. What pinned ones take less makes the prefix longer, and no row is read more.
+    """
     try:
-        return choose_cache(cached.window, cached.slots(capacity_bytes))
+        found = choose_cache(cached.window, cached.slots(capacity_bytes))
     except ConfigError:
         return None
+    num_pinned = cached.lengthened(found.num_pinned_rows)
+    num_slots = found.num_slots + num_pinned - found.num_pinned_rows
+    return replace(found, num_pinned_rows=num_pinned, num_slots=num_slots)
 
 
 def _capacity(plan: Plan, name: str) -> int:
