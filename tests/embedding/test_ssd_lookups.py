@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
+import time
 from itertools import count
 
 import pytest
@@ -85,8 +87,42 @@ def test_slots_are_given_back_when_they_are_not_needed_any_more(ssd):
     assert tiers.num_open == 0
 
 
+def distinct_rows(inputs):
+    """Of the tables on SSD."""
+    found = 0
+    for keys in (["user", "friend"], ["item"]):
+        found += len(torch.cat([features[key].values() for features in inputs for key in keys]).unique())
+    return found
+
+
+def test_rows_wait_for_a_batch_that_was_claimed_and_not_reserved_yet(tmp_path, monkeypatch):
+    plan = Plan.manual(
+        {t.name: cache_of(t, OPTIMIZER, t.num_embeddings - 1, policy="none") for t in TABLES[:2]}, TABLES
+    )
+    with build(TABLES, plan=plan, optimizer=OPTIMIZER, storage_dir=tmp_path) as ssd:
+        tiers, inputs = ssd._store.tiers, batches(TABLES, 3)
+        out = ssd(ssd.prefetch(inputs[0]))
+        in_turn = tiers._claim_in_turn
+
+        def late(lease):
+            while tiers._look_ahead.num_waiting:
+                time.sleep(0.001)
+            return in_turn(lease)
+
+        with tiers._turns.taken():
+            second, third = ssd.prefetch(inputs[1]), ssd.prefetch(inputs[2])
+            del out
+            monkeypatch.setattr(tiers, "_claim_in_turn", late)
+            user = threading.Thread(target=ssd, args=(second,))
+            user.start()
+            while not tiers._num_claims:
+                time.sleep(0.001)
+        user.join()
+        ssd(third)
+        assert moved(ssd)[0] == distinct_rows(inputs)
+
+
 def test_a_window_fetches_no_row_twice(tmp_path):
-    plan = small_plan(TABLES, OPTIMIZER, "none", (60, 25))
     plan = Plan.manual(
         {t.name: cache_of(t, OPTIMIZER, t.num_embeddings - 1, policy="none") for t in TABLES[:2]}, TABLES
     )
@@ -95,11 +131,7 @@ def test_a_window_fetches_no_row_twice(tmp_path):
         tickets = [ssd.prefetch(features) for features in inputs]
         for ticket in tickets:
             ssd(ticket)
-        distinct = 0
-        for keys in (["user", "friend"], ["item"]):
-            ids = [features[key].values() for features in inputs for key in keys]
-            distinct += len(torch.cat(ids).unique())
-        assert moved(ssd)[0] == distinct
+        assert moved(ssd)[0] == distinct_rows(inputs)
 
 
 def test_more_tickets_than_room(ssd):

@@ -104,6 +104,7 @@ class TieredRows:
         self._ended: deque[tuple[Key, bool]] = deque()
         self._withdrawn: deque[Key] = deque()
         self._generation = 0  # of the cache
+        self._num_claims = 0  # leases that wait for their turn in the foreground, or have it
         self._look_ahead = LookAhead(self._prepare, self._announce)
         self._fault: str | None = None
         self.tracer = NO_TRACE
@@ -151,27 +152,39 @@ class TieredRows:
     # -- slots: state of leases is behind _state; the cache and all moves behind _turns, which is taken first
 
     def _claim(self, lease: Lease) -> Tensor:
-        slots = self._enter(lease)
+        with self._state:
+            lease.is_claimed = (
+                True  # look-ahead passes it by now, and knows by the number that its rows are wanted
+            )
+            slots = self._enter(lease)
+            self._num_claims += slots is None
         if slots is not None:
             return slots
+        try:
+            return self._claim_in_turn(lease)
+        finally:
+            with self._state:
+                self._num_claims -= 1
+
+    def _claim_in_turn(self, lease: Lease) -> Tensor:
         with self._turns.taken():
-            slots = self._enter(lease)
+            with self._state:
+                slots = self._enter(lease)
             if slots is not None:
                 return slots
             error, lease.error = lease.error, None
             if error is not None:
                 raise error
             self._reserve(lease, is_foreground=True)
-            slots = self._enter(lease)
+            with self._state:
+                slots = self._enter(lease)
             assert slots is not None
             return slots
 
     def _enter(self, lease: Lease) -> Tensor | None:
-        with self._state:
-            lease.is_claimed = True
-            if lease.slots is not None:
-                lease.num_users += 1
-            return lease.slots
+        if lease.slots is not None:
+            lease.num_users += 1
+        return lease.slots
 
     def _leave(self, lease: Lease) -> None:
         with self._state:
@@ -246,7 +259,8 @@ class TieredRows:
         self._bring_in(found, None if is_foreground else 1)
         self.num_lookups += lease.values.shape[0]
         # Rows that a batch has just left may be those of another that is known: they are let go after it has them.
-        if self._look_ahead.num_waiting <= (not is_foreground) or len(self._ended) > _MAX_ENDED:
+        is_last = self._look_ahead.num_waiting <= (not is_foreground) and self._num_claims <= is_foreground
+        if is_last or len(self._ended) > _MAX_ENDED:
             self._end_leases()
         with self._state:
             lease.key, lease.slots = (self._generation, found.number), found.slots
