@@ -167,6 +167,14 @@ class TieredStore(TableStore):
         with lease.use() as slots:
             yield slots
 
+    @contextmanager
+    def slots_to_change(self, lease: Lease) -> Iterator[Tensor]:
+        """As ``slots_of``, for an update; the lease ends with it."""
+        if self._is_stale:
+            self.refresh()
+        with lease.change() as slots:
+            yield slots
+
     def refresh(self) -> None:
         """Have in slots what ``write_table`` wrote."""
         self.tiers.refresh(self._make_cache())
@@ -281,14 +289,12 @@ class TieredReader:
             return self.store.pooled_weights_grad(slots, offsets, grad)
 
     def update_pooled(self, values: Tensor, offsets: Tensor, weights: Tensor | None, grad: Tensor) -> None:
-        with self.store.slots_of(self.lease) as slots:
+        with self.store.slots_to_change(self.lease) as slots:
             self.store.update_pooled(slots, offsets, weights, grad)
-        self.lease.release(dirty=True)
 
     def update_unpooled(self, values: Tensor, splits: Sequence[int], grads: Sequence[Tensor]) -> None:
-        with self.store.slots_of(self.lease) as slots:
+        with self.store.slots_to_change(self.lease) as slots:
             self.store.update_unpooled(slots, splits, grads)
-        self.lease.release(dirty=True)
 
 
 def _arrays_of(group: TableGroup, index: int) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hotrow.errors import BudgetTooSmall
+from hotrow.storage.interfaces import Shortage
 
 CACHE_SLOT_BYTES = 24
 PINNED_SLOT_BYTES = 1
@@ -80,3 +81,13 @@ def capacity_for(num_slots: int, num_rows: int, slot_bytes: int, num_pinned: int
     """The least capacity in bytes that gives ``num_slots`` slots, ``num_pinned`` of them pinned."""
     left = num_slots * slot_bytes - num_pinned * SPARED_BYTES + num_rows * INDEX_ROW_BYTES
     return -(-left * 8 // 7)
+
+
+def shortage_text(name: str, shortage: Shortage, slot_bytes: int) -> str:
+    """What a table's batch lacks, and the bytes that help: the slots', the eighth for buffers, and one slot."""
+    need, there = shortage.need_slots, shortage.available_slots
+    more = -(-(need - there) * slot_bytes * 8 // 7) + slot_bytes
+    return (
+        f"table {name!r}: one batch needs {need} rows at once, {need * slot_bytes} bytes, and there are {there} slots, "
+        f"{there * slot_bytes} bytes; give its cache {more} bytes more, or smaller batches"
+    )

@@ -125,7 +125,8 @@ class RowsDirectory:
             names = self.files.list(self.commits)
         except OSError as error:
             raise _refused(self.commits, "list", error) from error
-        found = [self.load(self.commits / name) for name in names if (self.commits / name).is_dir()]
+        paths = [self.commits / name for name in names if not name.startswith(_TEMPORARY)]
+        found = [self.load(path) for path in paths if path.is_dir()]
         return max(found, key=lambda item: item[1].number, default=None)
 
     def load(self, path: Path) -> tuple[Path, CommitManifest]:

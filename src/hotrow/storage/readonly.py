@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from hotrow import kernels
-from hotrow.errors import BudgetTooSmall, ConfigError, HotrowError
+from hotrow.errors import BudgetTooSmall, ConfigError, HotrowError, StorageError
 from hotrow.kernels import Moves, TableGroup
-from hotrow.storage.budget import MAX_STAGING_BYTES, MIN_STAGING_BYTES
+from hotrow.storage.budget import MAX_STAGING_BYTES, MIN_STAGING_BYTES, shortage_text
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.moves import pieces, range_of_table
 from hotrow.tracing import NO_TRACE
@@ -89,13 +89,15 @@ class ReadOnlyLease:
         Waits while other batches have the slots that it needs. Raises BudgetTooSmall if all slots are too few,
         StorageError or FormatError if rows of this batch cannot be read; other batches go on.
         """
-        batch = self.rows._reserve(self)
-        while not self.rows._arrive(batch):
-            batch = self.rows._reserve(self)
+        batch = None
         try:
+            with self.rows._whole():
+                batch = self.rows._bring_in(self)
             yield batch.slots
         finally:
-            self.rows._release(batch)
+            if batch is not None:
+                with self.rows._whole():
+                    self.rows._release(batch)
 
 
 class ReadOnlyRows:
@@ -129,6 +131,7 @@ class ReadOnlyRows:
         self._is_arriving = [torch.zeros(table.num_slots, dtype=torch.bool) for table in tables]
         self._num_open = 0
         self._is_closed = False
+        self._is_torn = False  # something was left half done
         self._on_the_way = _Allowance(_AT_ONCE * staging_bytes)
         self.tracer = NO_TRACE
         self.num_lookups = self.num_fetched = 0  # what was reserved again counts again
@@ -170,6 +173,25 @@ class ReadOnlyRows:
         self._check_open()
 
     # -- reservations
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What must not be left half done: if anything but an error of our own ends it, nothing is done any more."""
+        try:
+            yield
+        except HotrowError:
+            raise
+        except BaseException:
+            self._is_torn = True
+            with self._changed:
+                self._changed.notify_all()
+            raise
+
+    def _bring_in(self, lease: ReadOnlyLease) -> _Batch:
+        batch = self._reserve(lease)
+        while not self._arrive(batch):
+            batch = self._reserve(lease)
+        return batch
 
     def _reserve(self, lease: ReadOnlyLease) -> _Batch:
         """Slots, as soon as there is room."""
@@ -220,7 +242,9 @@ class ReadOnlyRows:
             for piece in pieces(batch.fills, self._costs, self.staging_bytes):
                 self._fill_piece(self.group, piece, self.staging_bytes)
             with self._changed:
-                self._changed.wait_for(lambda: all(other.is_settled for other in batch.before))
+                self._changed.wait_for(
+                    lambda: self._is_torn or all(other.is_settled for other in batch.before)
+                )
                 is_whole = all(other.is_whole for other in batch.before)
         finally:
             self._settle(batch, is_whole)
@@ -246,12 +270,7 @@ class ReadOnlyRows:
 
     def _too_small(self, shortage: Shortage) -> BudgetTooSmall:
         table = self.tables[shortage.table]
-        need, there = shortage.need_slots * table.slot_bytes, shortage.available_slots * table.slot_bytes
-        return BudgetTooSmall(
-            f"table {table.name!r}: one batch needs {shortage.need_slots} rows at once, {need} bytes, and there are "
-            f"{shortage.available_slots} slots, {there} bytes; give its cache {need - there} bytes more, or smaller "
-            "batches"
-        )
+        return BudgetTooSmall(shortage_text(table.name, shortage, table.slot_bytes))
 
     # -- rows
 
@@ -299,6 +318,8 @@ class ReadOnlyRows:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ConfigError("this collection is closed; open the commit again")
+        if self._is_torn:
+            raise StorageError("this collection was interrupted while it read rows; open the commit again")
 
     def close(self) -> None:
         """Let everything go, once the calls that are under way have ended."""
@@ -306,7 +327,7 @@ class ReadOnlyRows:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._changed.wait_for(lambda: self._num_open == 0)
+            self._changed.wait_for(lambda: self._is_torn or self._num_open == 0)
         self.store.close()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from hotrow import kernels
 from hotrow.errors import BudgetTooSmall, ConfigError, HotrowError, StorageError
 from hotrow.kernels import Moves, TableGroup
+from hotrow.storage.budget import shortage_text
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.lookahead import LookAhead, Turns
 from hotrow.storage.moves import pieces, range_of_table
@@ -39,6 +40,7 @@ class Lease:
         "error",
         "explain",
         "is_claimed",
+        "is_dirty",
         "is_known",
         "key",
         "num_users",
@@ -55,6 +57,7 @@ class Lease:
         self.num_users = 0
         self.slots: Tensor | None = None
         self.error: HotrowError | None = None
+        self.is_dirty = False  # its rows are being changed, or were
         self.is_known = False  # ahead of its use
         self.is_claimed = False  # by the one who uses it: look-ahead leaves it alone from then on
 
@@ -67,13 +70,21 @@ class Lease:
         finally:
             self.rows._leave(self)
 
+    @contextmanager
+    def change(self) -> Iterator[Tensor]:
+        """As ``use``, by one who changes the rows; the slots are given back in the end."""
+        with self.use() as slots:
+            self.is_dirty = True  # before the first is changed: an interrupt in between must not lose it
+            yield slots
+        self.release(dirty=True)
+
     def release(self, dirty: bool) -> None:
         """Give the slots back. dirty: their rows were changed."""
         self.rows._release(self, dirty)
 
     def __del__(self) -> None:
         if self.key is not None:  # a finalizer takes no lock
-            self.rows._end(self.key, False)
+            self.rows._end(self.key, self.is_dirty)
         if self.announcement is not None:
             self.rows._withdrawn.append(self.announcement)
 
@@ -104,6 +115,7 @@ class TieredRows:
         self._ended: deque[tuple[Key, bool]] = deque()
         self._withdrawn: deque[Key] = deque()
         self._generation = 0  # of the cache
+        self._is_torn = False  # in the middle of something, or left there
         self._num_claims = 0  # leases that wait for their turn in the foreground, or have it
         self._look_ahead = LookAhead(self._prepare, self._announce)
         self._fault: str | None = None
@@ -153,9 +165,7 @@ class TieredRows:
 
     def _claim(self, lease: Lease) -> Tensor:
         with self._state:
-            lease.is_claimed = (
-                True  # look-ahead passes it by now, and knows by the number that its rows are wanted
-            )
+            lease.is_claimed = True  # look-ahead passes it by now, and knows by the number that it is wanted
             slots = self._enter(lease)
             self._num_claims += slots is None
         if slots is not None:
@@ -175,11 +185,29 @@ class TieredRows:
             error, lease.error = lease.error, None
             if error is not None:
                 raise error
-            self._reserve(lease, is_foreground=True)
+            with self._whole():
+                self._reserve(lease, is_foreground=True)
             with self._state:
                 slots = self._enter(lease)
             assert slots is not None
             return slots
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What must not be left half done, in one's turn. Our own errors leave everything as it should be.
+
+        Whatever else ends it (Ctrl-C, memory that is not to be had) does not: nothing is done any more after that.
+        """
+        if self._is_torn:
+            self._fault = self._fault or _TORN
+        self._check_fault()
+        self._is_torn = True
+        try:
+            yield
+        except HotrowError:
+            self._is_torn = False
+            raise
+        self._is_torn = False
 
     def _enter(self, lease: Lease) -> Tensor | None:
         if lease.slots is not None:
@@ -192,9 +220,10 @@ class TieredRows:
 
     def _release(self, lease: Lease, dirty: bool) -> None:
         with self._state:
-            key, lease.key, lease.slots = lease.key, None, None
-        if key is not None:
-            self._end(key, dirty)
+            if lease.key is not None:  # told before it is forgotten: to be told twice does no harm
+                self._ended.append((lease.key, dirty or lease.is_dirty))
+            lease.key, lease.slots = None, None
+        self._look_ahead.poke()
 
     def _end(self, key: Key, dirty: bool) -> None:
         self._ended.append((key, dirty))
@@ -220,10 +249,13 @@ class TieredRows:
             if lease.is_claimed or lease.slots is not None or self._fault is not None:
                 return True
             try:
-                return self._reserve(lease, is_foreground=False)
+                with self._whole():
+                    return self._reserve(lease, is_foreground=False)
             except HotrowError as error:
                 lease.error = error
-                return True
+            except Exception as error:  # the thread lives on; whoever uses the rows is told
+                self._fault = f"rows could not be brought in ({type(error).__name__}: {error}); {_REOPEN}"
+            return True
 
     def _announce(self, lease: Lease) -> None:
         """Look-ahead's part for a lease that waits for room: its rows shall stay, those that are here."""
@@ -235,7 +267,6 @@ class TieredRows:
 
     def _reserve(self, lease: Lease, is_foreground: bool) -> bool:
         """Slots for a lease and its rows in them. In the foreground others give theirs back until there is room."""
-        self._check_fault()
         if not lease.is_known:
             self._end_leases()
         while True:
@@ -280,18 +311,13 @@ class TieredRows:
                 return False
             _, key, lease = max(idle, key=lambda item: item[:2])
             lease.key, lease.slots = None, None
-        self._ended.append((key, False))
+        self._ended.append((key, lease.is_dirty))
         self.num_taken_back += 1
         return True
 
     def _too_small(self, shortage: Shortage) -> BudgetTooSmall:
         table = self.tables[shortage.table]
-        need, there = shortage.need_slots * table.slot_bytes, shortage.available_slots * table.slot_bytes
-        return BudgetTooSmall(
-            f"table {table.name!r}: one batch needs {shortage.need_slots} rows at once, {need} bytes, and there are "
-            f"{shortage.available_slots} slots, {there} bytes; give its cache {need - there} bytes more, or smaller "
-            "batches"
-        )
+        return BudgetTooSmall(shortage_text(table.name, shortage, table.slot_bytes))
 
     # -- rows
 
@@ -338,8 +364,7 @@ class TieredRows:
 
     def read_range(self, index: int, first: int, last: int, into: TableGroup) -> None:
         """Rows ``[first, last)`` of one table as they are now, into slots from 0 on of a group of the same tables."""
-        with self._turns.taken():
-            self._check_fault()
+        with self._turns.taken(), self._whole():
             self._flush()
             moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
             for piece in pieces(moves, self._record_bytes, self.staging_bytes):
@@ -347,8 +372,7 @@ class TieredRows:
 
     def write_range(self, index: int, first: int, last: int, source: TableGroup) -> None:
         """Rows ``[first, last)`` of one table from the slots from 0 on of another group. ``refresh`` afterwards."""
-        with self._turns.taken():
-            self._check_fault()
+        with self._turns.taken(), self._whole():
             self._flush()  # so that nothing older is written over these later
             moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
             for piece in pieces(moves, self._record_bytes, self.staging_bytes):
@@ -356,7 +380,7 @@ class TieredRows:
 
     def refresh(self, cache: Cache) -> None:
         """Read resident rows anew, after ``write_range``: with an empty cache, in which nothing is dirty."""
-        with self._turns.taken():
+        with self._turns.taken(), self._whole():
             self._take_back_all()
             self._cache = cache
             self._generation += 1
@@ -383,8 +407,7 @@ class TieredRows:
 
     def commit(self, directory: Path) -> int:
         """All rows as they are now, durable and named in ``directory``, which exists. Returns the new bytes."""
-        with self._turns.taken():
-            self._check_fault()
+        with self._turns.taken(), self._whole():
             self._flush()
             with self.tracer.span("commit rows"):
                 return self.store.commit(directory)
@@ -405,4 +428,6 @@ class TieredRows:
 
 _CHUNK_ROWS = 1 << 20
 _MAX_ENDED = 64
+_REOPEN = "open its storage_dir again: the last commit is there"
 _CLOSED = "this collection is closed; open its storage_dir again"
+_TORN = f"this collection was interrupted while it moved rows; {_REOPEN}"
