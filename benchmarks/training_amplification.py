@@ -2,9 +2,9 @@
 
     python benchmarks/training_amplification.py --dir DIRECTORY_ON_THE_DISK --out benchmarks/results
 
-Four tables of 500,000 rows x 64, row-wise Adagrad; every row is on SSD before the first step. Ids are uniform, or Zipf 1.05
-scrambled by a permutation per table. Steps are made until as many rows were written back as there are, twice; the second
-turn counts, what is compacted after its last write included. Asked: at most 3. Counts, not times.
+Four tables of 500,000 rows x 64, row-wise Adagrad; every row is on SSD before the first step. Ids are uniform, or
+Zipf 1.05 scrambled by a permutation per table. Steps are made until as many rows were written back as there are, twice;
+the second turn counts, with the commit at its end. Asked: at most 3. Counts, not times.
 """
 
 from __future__ import annotations

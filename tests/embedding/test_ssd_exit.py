@@ -34,6 +34,7 @@ SCRIPT = """
             tickets.append(ebc.prefetch(batch(step)))
             ebc(tickets.pop(0)).values().sum().backward()
         if how == "interrupt":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell runs with &
             os.kill(os.getpid(), signal.SIGINT)
         if how == "with":
             raise ValueError("mine")

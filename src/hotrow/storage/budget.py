@@ -43,12 +43,17 @@ class Buffers:
 
     @classmethod
     def of(cls, cache_bytes: int) -> Buffers:
-        """Those that go with caches of so many bytes: an eighth, half in (``STAGING_COPIES``), half out."""
-        half = cache_bytes // 16
-        writer_bytes = max(MIN_WRITER_BYTES, min(half // 8, MAX_WRITER_BYTES))
-        buffer_bytes = half - NUM_WRITERS * writer_bytes
+        """Those that go with caches of so many bytes: an eighth, 3/16 of it in (``STAGING_COPIES``), the rest out.
+
+        What waits to be written is what makes runs large, and the larger they are the less is compacted
+        (docs/row-format.md).
+        """
+        eighth = cache_bytes // 8
+        in_bytes = eighth * 3 // 16
+        writer_bytes = max(MIN_WRITER_BYTES, min(eighth // 40, MAX_WRITER_BYTES))
+        buffer_bytes = eighth - in_bytes - NUM_WRITERS * writer_bytes
         return cls(
-            staging_bytes=max(MIN_STAGING_BYTES, min(half // STAGING_COPIES, MAX_STAGING_BYTES)),
+            staging_bytes=max(MIN_STAGING_BYTES, min(in_bytes // STAGING_COPIES, MAX_STAGING_BYTES)),
             write_buffer_bytes=max(MIN_BUFFER_BYTES, min(buffer_bytes, MAX_BUFFER_BYTES)),
             writer_bytes=writer_bytes,
         )

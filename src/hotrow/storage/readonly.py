@@ -177,15 +177,18 @@ class ReadOnlyRows:
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """What must not be left half done: if anything but an error of our own ends it, nothing is done any more."""
+        is_whole = False
         try:
             yield
+            is_whole = True
         except HotrowError:
+            is_whole = True
             raise
-        except BaseException:
-            self._is_torn = True
-            with self._changed:
-                self._changed.notify_all()
-            raise
+        finally:
+            if not is_whole:
+                self._is_torn = True
+                with self._changed:
+                    self._changed.notify_all()
 
     def _bring_in(self, lease: ReadOnlyLease) -> _Batch:
         batch = self._reserve(lease)

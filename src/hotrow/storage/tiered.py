@@ -253,7 +253,7 @@ class TieredRows:
                     return self._reserve(lease, is_foreground=False)
             except HotrowError as error:
                 lease.error = error
-            except Exception as error:  # the thread lives on; whoever uses the rows is told
+            except (RuntimeError, MemoryError) as error:  # torch, Python: whoever uses the rows is told
                 self._fault = f"rows could not be brought in ({type(error).__name__}: {error}); {_REOPEN}"
             return True
 
