@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -88,3 +90,20 @@ def test_an_unknown_backend_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HOTROW_IO_BACKEND", "aio")
     with pytest.raises(ConfigError, match="HOTROW_IO_BACKEND='aio' is not io_uring or threads"):
         opened(tmp_path / "rows")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_leaves_what_is_its_parents(tmp_path):
+    inputs = batches(TABLES, 3)
+    with opened(tmp_path) as ssd:
+        ssd(ssd.prefetch(inputs[0])).values().sum().backward()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            ssd.close()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        ssd(inputs[1])
+        ssd.commit("a")
+    with pytest.raises(ConfigError, match="open its storage_dir again"):
+        ssd(inputs[2])

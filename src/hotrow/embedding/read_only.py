@@ -23,6 +23,7 @@ class ReadOnlyStore(TieredStore):
     """
 
     is_read_only = True
+    closed_text = "this collection is closed; open the commit again"
 
     def __init__(
         self, tables: Sequence[EmbeddingConfig], tiers: ReadOnlyRows, path: Path, manifest: CommitManifest

@@ -55,6 +55,8 @@ class TableStore:
 
     is_read_only = False
 
+    closed_text = "this collection is closed; build it again and load its rows from a checkpoint"
+
     def __init__(
         self,
         tables: Sequence[EmbeddingConfig],
@@ -77,9 +79,7 @@ class TableStore:
         """The arenas and features as the kernels take them. Raises ConfigError after ``close``."""
         if self._group is None:
             if not self.rows:
-                raise ConfigError(
-                    "this collection is closed; build it again and load its rows from a checkpoint"
-                )
+                raise ConfigError(self.closed_text)
             specs = [table_spec(table) for table in self.tables]
             self._group = TableGroup(specs, self.features, [rows.detach() for rows in self.rows], self.state)
         return self._group

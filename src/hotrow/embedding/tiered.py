@@ -32,6 +32,8 @@ class TieredStore(TableStore):
     ``lookup``, ``update`` and ``weights_grad`` take row ids; what is inherited otherwise takes slots.
     """
 
+    closed_text = "this collection is closed; open its storage_dir again"
+
     def __init__(
         self,
         tables: Sequence[EmbeddingConfig],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -115,6 +116,7 @@ class TieredRows:
         self._ended: deque[tuple[Key, bool]] = deque()
         self._withdrawn: deque[Key] = deque()
         self._generation = 0  # of the cache
+        self._owner = os.getpid()
         self._is_torn = False  # in the middle of something, or left there
         self._num_claims = 0  # leases that wait for their turn in the foreground, or have it
         self._look_ahead = LookAhead(self._prepare, self._announce)
@@ -417,7 +419,9 @@ class TieredRows:
             raise (ConfigError if self._fault == _CLOSED else StorageError)(self._fault)
 
     def close(self) -> None:
-        """Let everything go; what is not committed is lost."""
+        """Let everything go; what is not committed is lost. In a forked child, which has no such threads: nothing."""
+        if os.getpid() != self._owner:
+            return
         self._look_ahead.stop()
         with self._turns.taken():
             if self._fault != _CLOSED:
