@@ -22,10 +22,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hotrow.bench.child import Child
 from hotrow.bench.harness import Settings, Spread
 from hotrow.bench.machine import machine_block
 from hotrow.bench.report import write_markdown
-from hotrow.bench.store import Child, measure_disk
+from hotrow.bench.store import measure_disk
 from hotrow.config import apply_overrides, parse
 from hotrow.data import load_manifest
 from hotrow.errors import ConfigError

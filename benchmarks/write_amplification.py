@@ -30,7 +30,7 @@ CASES = (
     ("log-uniform", 124),
     ("log-uniform", 427),
 )
-"""Law of the overwrites, and live bytes over half of the write buffer: 427 is that of a budget of 10 %."""
+"""Law of the overwrites, and live bytes over half of the write buffer: 427 is that of a budget of 5 %."""
 LIMITS = {"write amplification": 3.0, "worst disk / live": 1.6, "index bytes per row": 1.0}
 
 

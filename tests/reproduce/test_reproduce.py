@@ -15,7 +15,7 @@ from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import Moves
 from hotrow.plans import Plan
 from hotrow.reproduce import EXPERIMENTS, Verdict, cached_embeddings, ems_i, reproduce
-from hotrow.reproduce.contest import Contest, Process
+from hotrow.reproduce.contest import Contest, start
 from hotrow.reproduce.steps import Steps
 from hotrow.reproduce.workload import OPTIMIZER, Table, Workload
 from hotrow.storage import choose_plan
@@ -127,7 +127,7 @@ def test_a_contest_interleaves_processes_and_compares_them(tmp_path: Path) -> No
 
 
 def test_a_contestant_that_ends_is_said(tmp_path: Path) -> None:
-    process = Process("hotrow.reproduce.cached_embeddings", "empty", tmp_path / "nowhere")
+    process = start("hotrow.reproduce.cached_embeddings", "empty", tmp_path / "nowhere")
     with pytest.raises(StorageError, match="'empty' ended with 1 at 'run 1'"):
         process.ask("run 1")
     process.end()

@@ -2,6 +2,7 @@
 
 from hotrow.bench.bounds import BOUNDS, Against, Bound, Verdict, judge
 from hotrow.bench.cases import CASES, SHAPES, Case, Shape, select
+from hotrow.bench.child import Child
 from hotrow.bench.coldscan import bench_cold_scan, make_scan_file
 from hotrow.bench.harness import Pair, Settings, Spread, measure_pair
 from hotrow.bench.kernels import bench_kernels
@@ -22,6 +23,7 @@ __all__ = [
     "Against",
     "Bound",
     "Case",
+    "Child",
     "MemoryGroup",
     "Pair",
     "Settings",

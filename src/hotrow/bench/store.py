@@ -7,17 +7,17 @@ sequential write rate) of the same minutes: ``step <= 1.2 * max(step in memory, 
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hotrow.bench.child import Child
 from hotrow.bench.coldscan import PAGE_BYTES, bench_cold_scan, make_scan_file
 from hotrow.bench.harness import Settings, Spread
 from hotrow.bench.machine import machine_block
@@ -37,53 +37,6 @@ SCAN_BYTES = 4 << 30
 WRITE_BYTES = 1 << 30
 PROCESS_BYTES = 400 << 20
 """What a process takes with empty tables, about; added to the budget as the limit of the mapped files' group."""
-
-
-class Child:
-    """A contestant's process, which answers lines with JSON lines. Raises StorageError if it ends."""
-
-    def __init__(self, kind: str, command: Sequence[str], group: MemoryGroup | None = None) -> None:
-        self.kind = kind
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if group is not None:
-            group.add(self._process.pid)
-
-    def ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._process.wait()
-            raise StorageError(f"bench: the contestant {self.kind!r} ended with {code} at {command!r}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def peak_bytes(self) -> int:
-        """The most resident memory that it has had."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-    def end(self) -> None:
-        """End it and wait."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with suppress(BrokenPipeError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
 
 def bench_store(

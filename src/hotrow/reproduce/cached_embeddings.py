@@ -9,7 +9,7 @@ from hotrow.bench import Spread
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
 from hotrow.plans import Plan
-from hotrow.reproduce.contest import Contest, Process, Sample, mean, ratio, seconds
+from hotrow.reproduce.contest import Contest, Sample, mean, ratio, seconds, start
 from hotrow.reproduce.outcome import Experiment, Finding, Outcome, Progress, Verdict
 from hotrow.reproduce.steps import Steps
 from hotrow.reproduce.workload import OPTIMIZER, Table, Workload
@@ -90,7 +90,7 @@ def run(directory: Path, progress: Progress) -> Outcome:
 
 def _base_bytes(directory: Path) -> int:
     """What a process takes for the same steps with tables of one row."""
-    process = Process(__name__, "empty", directory)
+    process = start(__name__, "empty", directory)
     try:
         process.ask("run 4")
         return int(process.ask("memory")["peak_bytes"])

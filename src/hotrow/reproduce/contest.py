@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hotrow.bench import MemoryGroup, Spread
-from hotrow.errors import ConfigError, StorageError
+from hotrow.bench import Child, MemoryGroup, Spread
+from hotrow.errors import ConfigError
 from hotrow.reproduce.outcome import Progress
 
 
@@ -24,42 +20,9 @@ class Sample:
     stats: dict[str, float]
 
 
-class Process:
-    """A contestant. Raises StorageError if its process ends."""
-
-    def __init__(self, module: str, kind: str, directory: Path) -> None:
-        self.kind = kind
-        command = [sys.executable, "-m", "hotrow.reproduce.child", module, kind, str(directory)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._process.wait()
-            raise StorageError(f"reproduce: the contestant {self.kind!r} ended with {code} at {command!r}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def end(self) -> None:
-        """End it and wait."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+def start(module: str, kind: str, directory: Path, group: MemoryGroup | None = None) -> Child:
+    """A contestant of an experiment's module."""
+    return Child(kind, ["-m", "hotrow.reproduce.child", module, kind, str(directory)], group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +66,16 @@ class Contest:
             _check_equal(processes)
         return samples
 
-    def _start(self, kind: str, stack: ExitStack) -> Process:
+    def _start(self, kind: str, stack: ExitStack) -> Child:
         group = None
         if self.limit_bytes is not None:
             group = stack.enter_context(MemoryGroup(self.limit_bytes, kind))
-        process = Process(self.module, kind, self.directory)
+        process = start(self.module, kind, self.directory, group)
         stack.callback(process.end)
-        if group is not None:
-            group.add(process.pid)
         return process
 
 
-def _check_equal(processes: Sequence[Process]) -> None:
+def _check_equal(processes: Sequence[Child]) -> None:
     sums = {process.kind: process.ask("checksum")["checksum"] for process in processes}
     if len(set(sums.values())) > 1:
         raise ConfigError(f"reproduce: contestants have different rows after the same steps: {sums}")
