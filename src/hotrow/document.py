@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,13 @@ def take(value: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
         name = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
         raise FormatError(f"{where}: {key}={item!r} is not of type {name}")
     return item
+
+
+def refuse_others(value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise FormatError for a field that is none of ``known``: a misspelt one would be ignored in silence."""
+    foreign = [str(name) for name in value if name not in known]
+    if foreign:
+        raise FormatError(f"{where}: unknown field {foreign[0]!r}; it may have {', '.join(known)}")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from enum import Enum, unique
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hotrow.core import IDENTITY_ORDER, DataType, EmbeddingConfig, Tier
-from hotrow.document import Document, take
+from hotrow.document import Document, refuse_others, take
 from hotrow.errors import ConfigError, PlanInfeasible
 from hotrow.sizes import parse_bytes, parse_rows
 
@@ -88,7 +88,7 @@ class Segment:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "segment") -> Segment:
-        return cls(
+        found = cls(
             begin=take(value, "begin", int, where),
             end=take(value, "end", int, where),
             tier=take(value, "tier", Tier, where),
@@ -96,6 +96,8 @@ class Segment:
             representation=take(value, "representation", Representation, where),
             data_type=take(value, "data_type", DataType, where),
         )
+        refuse_others(value, list(found.to_json()), where)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +127,13 @@ class CacheSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "cache") -> CacheSpec:
-        return cls(
+        found = cls(
             policy=take(value, "policy", str, where),
             num_pinned_rows=take(value, "num_pinned_rows", int, where),
             capacity_bytes=take(value, "capacity_bytes", int, where),
         )
+        refuse_others(value, list(found.to_json()), where)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +182,15 @@ class TablePlan:
     def from_json(cls, value: Mapping[str, Any], where: str) -> TablePlan:
         segments = take(value, "segments", list, where)
         cache = take(value, "cache", (dict, type(None)), where)
-        return cls(
+        found = cls(
             num_rows=take(value, "num_rows", int, where),
             embedding_dim=take(value, "embedding_dim", int, where),
             order_id=take(value, "order_id", str, where),
             segments=tuple(Segment.from_json(s, f"{where}.segments[{i}]") for i, s in enumerate(segments)),
             cache=None if cache is None else CacheSpec.from_json(cache, f"{where}.cache"),
         )
+        refuse_others(value, list(found.to_json()), where)
+        return found
 
 
 DRAM_ROW_OVERHEAD_BYTES = 2

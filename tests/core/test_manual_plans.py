@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotrow import ConfigError, DataType, EmbeddingBagConfig, Plan, Tier, optim
+from hotrow import ConfigError, DataType, EmbeddingBagConfig, FormatError, Plan, Tier, optim
 from hotrow.plans import CacheSpec, table_bytes
 from hotrow.sizes import parse_bytes
 
@@ -101,3 +103,17 @@ def test_a_budget_is_never_exceeded_and_small_tables_stay_in_memory(budget):
     assert not shares or max(shares) - min(shares) <= len(shares)
     if budget >= sum(table_bytes(t, optimizer) for t in TABLES):
         assert plan == Plan.in_memory(TABLES)
+
+
+@pytest.mark.parametrize("part", ["table", "segment", "cache"])
+def test_a_field_that_a_plan_does_not_have_is_named(tmp_path, part):
+    table = EmbeddingBagConfig(name="items", num_embeddings=100, embedding_dim=4, feature_names=["item"])
+    Plan.manual({"items": {"dram_rows": 10, "cache": {"bytes": "1MiB"}}}, [table]).save(
+        tmp_path / "plan.json"
+    )
+    value = json.loads((tmp_path / "plan.json").read_text())
+    items = value["tables"]["items"]
+    {"table": items, "segment": items["segments"][1], "cache": items["cache"]}[part]["polcy"] = 1
+    (tmp_path / "plan.json").write_text(json.dumps(value))
+    with pytest.raises(FormatError, match="items.*unknown field 'polcy'; it may have"):
+        Plan.load(tmp_path / "plan.json")
