@@ -113,7 +113,7 @@ def test_a_field_that_a_plan_does_not_have_is_named(tmp_path, part):
     )
     value = json.loads((tmp_path / "plan.json").read_text())
     items = value["tables"]["items"]
-    {"table": items, "segment": items["segments"][1], "cache": items["cache"]}[part]["polcy"] = 1
+    {"table": items, "segment": items["segments"][1], "cache": items["cache"]}[part]["colour"] = 1
     (tmp_path / "plan.json").write_text(json.dumps(value))
-    with pytest.raises(FormatError, match="items.*unknown field 'polcy'; it may have"):
+    with pytest.raises(FormatError, match="items.*unknown field 'colour'; it may have"):
         Plan.load(tmp_path / "plan.json")
