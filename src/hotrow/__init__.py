@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         StorageError,
     )
     from hotrow.jagged import Batch, JaggedTensor, KeyedJaggedTensor, KeyedTensor
-    from hotrow.measurements import AccessProfile, Hardware
+    from hotrow.measurements import Hardware
     from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
+    from hotrow.profiles import AccessProfile
 
 _MODULE_OF = {
     **dict.fromkeys(
@@ -46,7 +47,8 @@ _MODULE_OF = {
         ),
         "hotrow.core",
     ),
-    **dict.fromkeys(("AccessProfile", "Hardware"), "hotrow.measurements"),
+    "AccessProfile": "hotrow.profiles",
+    "Hardware": "hotrow.measurements",
     **dict.fromkeys(("CacheSpec", "Owner", "Plan", "Representation", "Segment", "TablePlan"), "hotrow.plans"),
     **dict.fromkeys(
         (

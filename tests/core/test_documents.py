@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hotrow.core import DataType, EmbeddingBagConfig, Tier
 from hotrow.document import Document
 from hotrow.errors import ConfigError, FormatError, PlanInfeasible, StorageError
-from hotrow.measurements import AccessProfile, Hardware, Measurement, TableProfile
+from hotrow.measurements import Hardware, Measurement
 from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
+from hotrow.profiles import AccessProfile, DriftPoint, MissCurve, TableProfile
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -62,11 +63,15 @@ def example_profile() -> AccessProfile:
         num_distinct_rows=600,
         heat_curve=((1, 0.25), (10, 0.5), (600, 1.0)),
         miss_ratio_curve=((10, 0.6), (600, 0.12)),
+        miss_curves=(MissCurve(policy="lru", num_pinned_rows=64, points=((16, 0.3), (64, 0.2)), error=0.01),),
         uniques_per_batch=((256, 180),),
+        pooling=((2, 0.5), (3, 0.5)),
         mean_pooling_factor=2.5,
+        drift=(DriftPoint(num_rows=10, same=0.5, later=(0.4, 0.3)),),
+        fits={"zipf": {"alpha": 1.05, "distance": 0.02}},
         exact=False,
     )
-    return AccessProfile(tables={"items": items}, num_samples=2000, source="clicks")
+    return AccessProfile(tables={"items": items}, num_samples=2000, batch_size=256, source="clicks")
 
 
 EXAMPLES: dict[str, Document] = {

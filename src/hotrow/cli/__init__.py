@@ -16,7 +16,16 @@ from typer.core import TyperGroup
 
 from hotrow.errors import HotrowError
 
-COMMANDS = ("quickstart", "doctor", "prepare", "train", "evaluate", "export", "reproduce", "bench")
+COMMANDS = (
+    "quickstart",
+    "doctor",
+    "prepare",
+    "train",
+    "evaluate",
+    "export",
+    "reproduce",
+    "bench",
+)
 """Commands in the order in which ``hotrow --help`` lists them."""
 
 EXTRAS = {
