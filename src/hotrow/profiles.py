@@ -1,4 +1,4 @@
-"""How a click log is accessed: ``AccessProfile``, one ``TableProfile`` per table. Values only; ``profiling`` makes them."""
+"""How a click log is accessed: ``AccessProfile``, one ``TableProfile`` per table. Values; ``profiling`` makes them."""
 
 from __future__ import annotations
 

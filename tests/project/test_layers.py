@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "hotrow"
 
 LEVELS = {
-    "errors": 0, "document": 0, "env": 0, "core": 0, "plans": 0, "measurements": 0, "profiles": 0, "explanation": 0, "orders": 0, "jagged": 0, "optim": 0,
+    "errors": 0, "document": 0, "env": 0, "core": 0, "plans": 0, "measurements": 0, "profiles": 0,
+    "explanation": 0, "orders": 0, "jagged": 0, "optim": 0,
     "representations": 0, "config": 0, "sizes": 0, "tracing": 0, "kernels": 1, "files": 1, "data": 1,
     "metrics": 1, "workload": 1, "profiling": 2, "storage": 2, "checkpoint": 2, "exchange": 2, "planning": 3,
     "embedding": 3, "models": 3, "training": 4, "serving": 4, "simulation": 4, "reporting": 4, "interop": 4,
