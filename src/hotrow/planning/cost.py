@@ -1,0 +1,188 @@
+"""The cost of a plan: what its tables take of each resource in one step, and how long a step then lasts.
+
+Pure functions of loads (counts a step) and rates (seconds an operation, from a Hardware file). Counts may be numpy
+arrays of one shape, for many tables or many candidates at once. docs/planner.md has the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hotrow.planning.hardware_rates import HardwareRates
+
+Count: TypeAlias = "float | NDArray[np.float64]"
+
+RESOURCES = ("foreground", "background", "disk", "network", "writer")
+"""Seconds of one rank and step, additive over tables.
+
+foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: the disk is busy. network: between
+ranks. writer: CPU of the threads that write rows out and compact.
+"""
+
+Resources: TypeAlias = "tuple[Count, Count, Count, Count, Count]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLoad:
+    """Of one table under one placement, one rank, one step (that rank's part of the batch).
+
+    lookups, distinct: ids, and rows among them. row_bytes: elements of a row. record_bytes: with its state.
+    arena_bytes: what its slots take, the cache's or the table's. is_translated: behind a cache, where ids become slots
+    (else slot = row). rows_read, rows_written, pages_read: from and to SSD in steady state.
+    bytes_sent, bytes_received: between ranks. num_bags: pooled rows; ids_per_bag: their mean length.
+    """
+
+    lookups: Count
+    distinct: Count
+    row_bytes: Count
+    record_bytes: Count
+    arena_bytes: Count
+    is_translated: bool | NDArray[np.bool_]
+    rows_read: Count = 0.0
+    rows_written: Count = 0.0
+    pages_read: Count = 0.0
+    bytes_sent: Count = 0.0
+    bytes_received: Count = 0.0
+    ids_per_bag: Count = 1.0
+    num_bags: Count = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedCosts:
+    """Seconds of a step that no placement changes.
+
+    load: the next batch. dense: forward, backward and optimizer of the dense part. other: calls, loss. is_tiered:
+    rows are on SSD or may be, so a look-ahead thread works. num_runs: files that a batch's reads are spread over.
+    """
+
+    load_seconds: float = 0.0
+    dense_seconds: float = 0.0
+    other_seconds: float = 0.0
+    is_tiered: bool = False
+    num_runs: int = 1
+
+    @property
+    def foreground_seconds(self) -> float:
+        return self.load_seconds + self.dense_seconds + self.other_seconds
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the things a step waits for: coefficients (of RESOURCES) times resources, and a constant."""
+
+    coefficients: tuple[float, ...]
+    constant: float
+    name: str = ""
+
+
+def forward_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    """Rows that come for the first time in a step come from the arena, repeated ones from what the step touches."""
+    first = load.distinct * rates.forward_lookup(load.row_bytes, load.arena_bytes)
+    repeats = np.maximum(load.lookups - load.distinct, 0.0)
+    again = repeats * rates.forward_lookup(load.row_bytes, load.distinct * load.row_bytes)
+    bags = load.num_bags * rates.forward_bag(load.row_bytes, load.arena_bytes)
+    return first + again + bags
+
+
+def update_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    lookups = load.lookups * rates.update_lookup(load.row_bytes, load.arena_bytes)
+    return lookups + load.distinct * rates.update_row(load.row_bytes, load.arena_bytes)
+
+
+def translate_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    slots = load.arena_bytes / np.maximum(load.record_bytes, 1)
+    dynamic = load.lookups * rates.translate_lookup(slots) + load.distinct * rates.translate_row(slots)
+    return np.where(load.is_translated, dynamic, 0.0)
+
+
+def arrive_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    return load.rows_read * rates.arrive(load.record_bytes)
+
+
+def pack_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    return load.rows_written * rates.pack(load.record_bytes)
+
+
+def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    return load.pages_read * rates.read_page(page_bytes(load.record_bytes))
+
+
+def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    return load.rows_written * rates.written_bytes(load.record_bytes) * rates.write_byte
+
+
+def page_bytes(record_bytes: Count) -> Count:
+    """Of a page of row files: the least power of two from 4 KiB on that holds 15 records (docs/row-format.md)."""
+    least = 32 + 15 * (np.asarray(record_bytes, dtype=np.float64) + 4)
+    several = np.clip(2.0 ** np.ceil(np.log2(least)), 4096, 65536)
+    single = 2.0 ** np.ceil(np.log2(np.asarray(record_bytes, dtype=np.float64) + 36))
+    return np.maximum(several, single)
+
+
+def table_resources(load: TableLoad, rates: HardwareRates) -> Resources:
+    """Seconds of RESOURCES, each of the shape of the load's counts."""
+    return (
+        forward_seconds(load, rates) + update_seconds(load, rates),
+        translate_seconds(load, rates) + arrive_seconds(load, rates) + pack_seconds(load, rates),
+        read_seconds(load, rates) + write_seconds(load, rates),
+        (load.bytes_sent + load.bytes_received) * rates.send_byte,
+        load.rows_written * rates.write_out(load.record_bytes),
+    )
+
+
+def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
+    """What bounds a step: the foreground beside what competes with it, the look-ahead thread, the disk, all CPUs."""
+    foreground, cores = fixed.foreground_seconds, rates.num_cores
+    if not fixed.is_tiered:
+        return (Form((1.0, 0.0, 0.0, 1.0, 0.0), foreground, "foreground"),)
+    ahead = rates.tiered_calls + fixed.num_runs * rates.first_read
+    share = 1.0 / cores
+    return (
+        Form((1.0, rates.contention, 0.0, 1.0, rates.contention), foreground, "foreground"),
+        Form((0.0, 1.0, 1.0, 0.0, 0.0), ahead, "look-ahead"),
+        Form((1.0, share, 0.0, 1.0, share), foreground + rates.tiered_calls * share, "cores"),
+    )
+
+
+def step_seconds(resources: Sequence[float], forms: Sequence[Form]) -> float:
+    """The longest of the forms for summed resources."""
+    return max(float(np.dot(form.coefficients, resources)) + form.constant for form in forms)
+
+
+def sum_resources(loads: Sequence[TableLoad], rates: HardwareRates) -> tuple[float, ...]:
+    """Seconds of RESOURCES over all tables."""
+    found = np.zeros(len(RESOURCES))
+    for load in loads:
+        found += [float(np.sum(seconds)) for seconds in table_resources(load, rates)]
+    return tuple(found.tolist())
+
+
+def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRates) -> dict[str, float]:
+    """Seconds a step by the names that ``hotrow train`` measures: what explain shows, what is compared.
+
+    translate, read and write back are the look-ahead thread's, beside the others; wait: for it, in the foreground.
+    """
+    forward = _total(forward_seconds, loads, rates)
+    update = _total(update_seconds, loads, rates)
+    parts = {
+        "load": fixed.load_seconds,
+        "translate": _total(translate_seconds, loads, rates),
+        "read": _total(arrive_seconds, loads, rates) + _total(read_seconds, loads, rates),
+        "write back": _total(pack_seconds, loads, rates),
+        "forward": forward,
+        "dense": fixed.dense_seconds,
+        "update": update,
+        "other": fixed.other_seconds,
+    }
+    step = step_seconds(sum_resources(loads, rates), step_forms(fixed, rates))
+    return parts | {"wait": max(0.0, step - fixed.foreground_seconds - forward - update)}
+
+
+def _total(part: object, loads: Sequence[TableLoad], rates: HardwareRates) -> float:
+    assert callable(part)
+    return sum(float(np.sum(part(load, rates))) for load in loads)

@@ -1,0 +1,209 @@
+"""Seconds of single operations, interpolated from what was measured of a machine.
+
+Between measured points rates are bilinear in the logarithms of arguments and value. Below the least argument the value
+there holds. Above the largest row a rate goes on by its last slope; above the largest arena it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hotrow.errors import ConfigError
+from hotrow.measurements import Hardware, Measurement
+
+Values = NDArray[np.float64]
+_LEAST = 1e-15  # seconds: what logarithms are taken of
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """z over a grid of x (ascending) and y (ascending): values ``[len(xs), len(ys)]``."""
+
+    xs: Values
+    ys: Values
+    values: Values
+    grows: bool = True  # whether z goes on by its slope above the largest x
+
+    @classmethod
+    def of(cls, points: Mapping[tuple[float, float], float], what: str, *, grows: bool = True) -> Surface:
+        """From points that fill a grid. Raises ConfigError naming the first that is missing."""
+        xs, ys = sorted({x for x, _ in points}), sorted({y for _, y in points})
+        missing = [(x, y) for x in xs for y in ys if (x, y) not in points]
+        if missing or not points:
+            at = f" at {missing[0][0]:g} and {missing[0][1]:g}" if missing else ""
+            raise ConfigError(f"hardware: {what} was not measured{at}; run `hotrow probe` again")
+        values = [[max(points[x, y], _LEAST) for y in ys] for x in xs]
+        return cls(np.log(np.array(xs)), np.log(np.array(ys)), np.log(np.array(values)), grows)
+
+    def __call__(self, x: ArrayLike, y: ArrayLike = 1.0) -> Values:
+        """z, of the shape that x and y have together."""
+        i, s = _position(self.xs, x, self.grows)
+        j, t = _position(self.ys, y, False)
+        k, m = np.minimum(i + 1, len(self.xs) - 1), np.minimum(j + 1, len(self.ys) - 1)
+        low = self.values[i, j] * (1 - t) + self.values[i, m] * t
+        high = self.values[k, j] * (1 - t) + self.values[k, m] * t
+        found: Values = np.exp(low * (1 - s) + high * s)
+        return found
+
+
+def _position(grid: Values, value: ArrayLike, grows: bool) -> tuple[NDArray[np.int64], Values]:
+    """Index of the cell and the share of it that lies below, above 1 where the last one goes on."""
+    at = np.log(np.maximum(np.asarray(value, dtype=np.float64), 1e-9))
+    if len(grid) == 1:
+        return np.zeros(at.shape, dtype=np.int64), np.zeros(at.shape)
+    index = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
+    share = (at - grid[index]) / (grid[index + 1] - grid[index])
+    return index, np.clip(share, 0.0, None if grows else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HardwareRates:
+    """What operations take on one machine, in seconds. ``of`` makes it from a Hardware file.
+
+    Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses are
+    spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
+    slots; arrive by bytes of a record (a row that is read: found, checked, copied into its slot) and pack (one that
+    is given to the write buffer). Writer (its threads): write_out by bytes of a record, compaction included.
+    Disk: read_page by bytes of a request with many in flight; first_read: of one alone; write_byte.
+    Dense: flop by samples of a batch; operation: of one call in torch, forward and backward.
+    """
+
+    num_cores: int
+    num_threads: int
+    forward_lookup: Surface
+    forward_bag: Surface
+    update_lookup: Surface
+    update_row: Surface
+    translate_lookup: Surface
+    translate_row: Surface
+    arrive: Surface
+    pack: Surface
+    write_out: Surface
+    written_bytes: Surface
+    read_page: Surface
+    first_read: float
+    write_byte: float
+    flop: Surface
+    operation: float
+    step_calls: float
+    tiered_calls: float
+    contention: float
+    send_byte: float = 0.0
+
+    @classmethod
+    def of(cls, hardware: Hardware, num_threads: int | None = None) -> HardwareRates:
+        """num_threads: of kernels and torch; those that the machine was measured with unless given.
+
+        Raises ConfigError naming the measurement that is missing and the command that makes it.
+        """
+        threads = _measured_threads(hardware, num_threads)
+        lookup, bag = _forward(hardware, threads)
+        per_lookup, per_row = _per_lookup_and_row(
+            hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
+        )
+        slot_lookup, slot_row = _per_lookup_and_row(hardware, "translate", ("num_slots",))
+        reads = {
+            (float(m.arguments["bytes"]), 1.0): 1 / m.value
+            for m in select(hardware, "read", queue_depth=_deepest(hardware))
+        }
+        return cls(
+            num_cores=max(1, int(hardware.fingerprint.get("cores", 1))),
+            num_threads=threads,
+            forward_lookup=lookup,
+            forward_bag=bag,
+            update_lookup=per_lookup,
+            update_row=per_row,
+            translate_lookup=slot_lookup,
+            translate_row=slot_row,
+            arrive=_curve(hardware, "arrive", "record_bytes", 1e-9),
+            pack=_curve(hardware, "pack", "record_bytes", 1e-9),
+            write_out=_curve(hardware, "write out", "record_bytes", 1e-9),
+            written_bytes=_curve(hardware, "written", "record_bytes", 1.0),
+            read_page=Surface.of(reads, "read"),
+            first_read=1 / select(hardware, "read", bytes=4096, queue_depth=1)[0].value,
+            write_byte=1 / select(hardware, "write")[0].value,
+            flop=Surface.of(
+                {
+                    (float(m.arguments["batch"]), 1.0): 1 / m.value
+                    for m in select(hardware, "dense", threads=threads)
+                },
+                "dense",
+                grows=False,
+            ),
+            operation=select(hardware, "operation", threads=threads)[0].value * 1e-6,
+            step_calls=select(hardware, "step calls")[0].value * 1e-6,
+            tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
+            contention=select(hardware, "contention")[0].value,
+        )
+
+
+def select(hardware: Hardware, what: str, **arguments: Any) -> list[Measurement]:
+    """The measurements of one quantity with these arguments. Raises ConfigError if there is none."""
+    found = [
+        m
+        for m in hardware.measurements
+        if m.what == what and all(m.arguments.get(name) == value for name, value in arguments.items())
+    ]
+    if not found:
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ConfigError(
+            f"hardware: {what!r}{f' with {given}' if given else ''} was not measured; run `hotrow probe`"
+        )
+    return found
+
+
+def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
+    measured = sorted({int(m.arguments["threads"]) for m in select(hardware, "forward")})
+    if wanted is None:
+        return measured[-1]
+    if wanted not in measured:
+        raise ConfigError(
+            f"hardware: {wanted} threads were not measured, {', '.join(map(str, measured))} were; "
+            f"run `hotrow probe` with that number of threads"
+        )
+    return wanted
+
+
+def _deepest(hardware: Hardware) -> int:
+    return max(int(m.arguments["queue_depth"]) for m in select(hardware, "read"))
+
+
+def _curve(hardware: Hardware, what: str, argument: str, unit: float) -> Surface:
+    points = {(float(m.arguments[argument]), 1.0): m.value * unit for m in select(hardware, what)}
+    return Surface.of(points, what)
+
+
+def _forward(hardware: Hardware, threads: int) -> tuple[Surface, Surface]:
+    """Seconds a lookup and seconds a bag, from bags of one id and of many."""
+    found = select(hardware, "forward", data_type="FP32", threads=threads)
+    return _separate(found, "forward", ("row_bytes", "arena_bytes"), "ids_per_bag")
+
+
+def _per_lookup_and_row(
+    hardware: Hardware, what: str, axes: tuple[str, ...], **arguments: Any
+) -> tuple[Surface, Surface]:
+    return _separate(select(hardware, what, **arguments), what, axes, "lookups_per_row")
+
+
+def _separate(
+    found: list[Measurement], what: str, axes: tuple[str, ...], number: str
+) -> tuple[Surface, Surface]:
+    """Of ns a lookup = a + b / number, the seconds a and b over the axes."""
+    few, many = min(m.arguments[number] for m in found), max(m.arguments[number] for m in found)
+    if few == many:
+        raise ConfigError(f"hardware: {what!r} was measured with {number}={few} only; run `hotrow probe`")
+    values: dict[float, dict[tuple[float, float], float]] = {few: {}, many: {}}
+    for m in found:
+        at = tuple(float(m.arguments[axis]) for axis in axes)
+        values.setdefault(m.arguments[number], {})[at[0], at[1] if len(at) > 1 else 1.0] = m.value * 1e-9
+    missing = values[few].keys() ^ values[many].keys()
+    if missing:
+        raise ConfigError(f"hardware: {what!r} was not measured at {sorted(missing)[0]}; run `hotrow probe`")
+    each = {at: (values[few][at] - values[many][at]) / (1 / few - 1 / many) for at in values[few]}
+    base = {at: values[many][at] - each[at] / many for at in each}
+    return Surface.of(base, what), Surface.of(each, what)
