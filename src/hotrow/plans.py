@@ -330,6 +330,22 @@ class Plan(Document):
             }
         )
 
+    def explain(self, all_tables: bool = False) -> str:
+        """What goes where and why, as text: tables, predicted parts of a step, gap, what more memory would buy.
+
+        Of many tables those that read most are listed, the rest is summed up, unless ``all_tables``. What a profile and
+        a measured run add: ``hotrow explain --profile --measured``.
+        """
+        from hotrow.explanation import explain
+
+        return explain(self, all_tables=all_tables)
+
+    def diff(self, other: Plan, all_tables: bool = False) -> str:
+        """What changes from this plan to another, as text: tables, rows that move, caches, the predicted step."""
+        from hotrow.explanation import diff
+
+        return diff(self, other, all_tables)
+
     def body(self) -> dict[str, Any]:
         return {
             "world_size": self.world_size,

