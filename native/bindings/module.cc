@@ -30,4 +30,6 @@ NB_MODULE(_native, m) {
   hotrow::bind_records(m);
   hotrow::bind_storage_files(m);
   hotrow::bind_storage_rows(m);
+  hotrow::bind_profiling(m);
+  hotrow::bind_orders(m);
 }

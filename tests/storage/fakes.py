@@ -148,7 +148,7 @@ class DictStore:
         offset = 0
         begin = moves.begin.tolist()
         for table, size in enumerate(self.sizes):
-            places = moves.row_ids[begin[table] : begin[table + 1]].tolist()
+            places = moves.places[begin[table] : begin[table + 1]].tolist()
             assert places == sorted(set(places)), "places must ascend"
             for i, place in enumerate(places, begin[table]):
                 yield i, (table, place), slice(offset, offset + size)

@@ -198,7 +198,7 @@ def test_pieces_are_the_whole_in_order_and_within_the_limit(tables, limit):
 
 def test_ranges():
     moves = range_of_table(3, 1, 5, 8, first_slot=0)
-    assert (moves.begin.tolist(), moves.row_ids.tolist(), moves.slots.tolist()) == (
+    assert (moves.begin.tolist(), moves.places.tolist(), moves.slots.tolist()) == (
         [0, 0, 3, 3],
         [5, 6, 7],
         [0, 1, 2],

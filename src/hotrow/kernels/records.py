@@ -26,12 +26,12 @@ _U64 = (1 << 64) - 1
 class Moves(NamedTuple):
     """Slots of several tables: entries ``[begin[t], begin[t + 1])`` belong to table t, each slot once.
 
-    begin: int64 ``[T + 1]``. row_ids, slots: uint32 ``[n]``. Records of moves are uint8 ``[bytes]``: those of a table
-    side by side, tables one after the other.
+    begin: int64 ``[T + 1]``. places, slots: uint32 ``[n]``; places are row ids unless the table has another order.
+    Records of moves are uint8 ``[bytes]``: those of a table side by side, tables one after the other.
     """
 
     begin: Tensor
-    row_ids: Tensor
+    places: Tensor
     slots: Tensor
 
     def __len__(self) -> int:
@@ -69,12 +69,13 @@ def write_moves(
     *,
     bounds: Sequence[tuple[float, float]],
     seed: int,
+    row_ids: Tensor | None = None,
     num_threads: int | None = None,
 ) -> None:
     """Write records into the slots; where ``found`` (uint8 ``[n]``) is 0, the row's initial value and zero state.
 
-    bounds: lowest and highest initial value of each table. Raises ConfigError for a slot outside its arena, before
-    anything is written.
+    bounds: lowest and highest initial value of each table. row_ids: uint32 ``[n]``, the places if None. Raises
+    ConfigError for a slot outside its arena, before anything is written.
     """
     if records.dtype is not torch.uint8 or records.numel() != moved_bytes(group, moves):
         raise DataError(
@@ -83,7 +84,7 @@ def write_moves(
     bad = _native(group, bounds).write(
         moves.begin.data_ptr(),
         moves.slots.data_ptr(),
-        moves.row_ids.data_ptr(),
+        (moves.places if row_ids is None else row_ids).data_ptr(),
         records.data_ptr(),
         0 if found is None else found.data_ptr(),
         seed & _U64,
@@ -127,7 +128,7 @@ def initialize_slots(
     bad = _native(group, [(low, high)] * len(group.tables)).initialize(
         moves.begin.data_ptr(),
         moves.slots.data_ptr(),
-        moves.row_ids.data_ptr(),
+        moves.places.data_ptr(),
         seed & _U64,
         get_num_threads(),
     )

@@ -62,7 +62,7 @@ class InNoOrder:
         for first in range(0, len(moves), self._piece_rows):
             rows = order[first : first + self._piece_rows].sort().values
             begin = torch.searchsorted(tables[rows], torch.arange(len(counts) + 1))
-            part = Moves(begin, moves.row_ids[rows], moves.slots[rows])
+            part = Moves(begin, moves.places[rows], moves.slots[rows])
             piece = torch.empty(len(rows), self._record_bytes, dtype=torch.uint8)
             there = torch.zeros(len(rows), dtype=torch.uint8)
             self._store.read(part, piece, there)

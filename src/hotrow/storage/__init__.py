@@ -13,6 +13,7 @@ from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory
 from hotrow.storage.dividing import choose_plan
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
+from hotrow.storage.places import Places
 from hotrow.storage.readonly import ARRIVAL_SLOT_BYTES, ReadOnlyRows, staging_for
 from hotrow.storage.tiered import Lease, TieredRows
 
@@ -28,6 +29,7 @@ __all__ = [
     "CommitManifest",
     "Lease",
     "NativeCache",
+    "Places",
     "ReadOnlyRows",
     "Reservation",
     "RowsDirectory",

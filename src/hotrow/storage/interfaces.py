@@ -9,12 +9,16 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from hotrow.core import IDENTITY_ORDER
 from hotrow.kernels import Moves
+from hotrow.orders import Order
 
 
 @dataclass(frozen=True, slots=True)
 class TieredTable:
     """One table behind a cache. Its first ``num_pinned`` places stay in the slots of the same number for ever.
+
+    order: where its rows are; None for the place of their id.
 
     num_rows: of the table. num_slots: rows that its arena holds, pinned ones included. slot_bytes: what one slot costs.
     low, high: bounds of its initial values. description: what its records are (JSON values), compared on reopening.
@@ -30,6 +34,11 @@ class TieredTable:
     low: float
     high: float
     description: dict[str, Any]
+    order: Order | None = None
+
+    @property
+    def order_id(self) -> str:
+        return IDENTITY_ORDER if self.order is None else self.order.order_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,10 @@ class Store(Protocol):
     """Records that are not in slots. Thread-safe."""
 
     def read(self, moves: Moves, records: Tensor, found: Tensor) -> None:
-        """The newest records of ``moves.row_ids``; found (uint8) is 0 where a row was never written."""
+        """The newest records of ``moves.places``, which rise within a table.
+
+        found (uint8) is 0 where a row was never written.
+        """
 
     def write_back(self, moves: Moves, records: Tensor) -> None:
         """Take records over (they are copied)."""

@@ -1,4 +1,4 @@
-"""Moves cut to size."""
+"""Moves made, and cut to size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hotrow.kernels import Moves
 def range_of_table(
     num_tables: int, table: int, first: int, last: int, first_slot: int | None = None
 ) -> Moves:
-    """Rows ``[first, last)`` of one table in slots of the same numbers, or from ``first_slot`` on."""
+    """Places ``[first, last)`` of one table in slots of the same numbers, or from ``first_slot`` on."""
     begin = torch.zeros(num_tables + 1, dtype=torch.int64)
     begin[table + 1 :] = last - first
-    row_ids = torch.arange(first, last, dtype=torch.int64).to(torch.uint32)
+    places = torch.arange(first, last, dtype=torch.int64).to(torch.uint32)
     if first_slot is None or first_slot == first:
-        return Moves(begin, row_ids, row_ids)
+        return Moves(begin, places, places)
     slots = torch.arange(first_slot, first_slot + last - first, dtype=torch.int64).to(torch.uint32)
-    return Moves(begin, row_ids, slots)
+    return Moves(begin, places, slots)
 
 
 def pieces(moves: Moves, record_bytes: Sequence[int], limit_bytes: int) -> Iterator[Moves]:
@@ -33,7 +33,7 @@ def pieces(moves: Moves, record_bytes: Sequence[int], limit_bytes: int) -> Itera
         return
     for first, last in _cuts(bounds, record_bytes, limit_bytes):
         begin = moves.begin.clamp(first, last) - first
-        yield Moves(begin, moves.row_ids[first:last], moves.slots[first:last])
+        yield Moves(begin, moves.places[first:last], moves.slots[first:last])
 
 
 def _cuts(bounds: Sequence[int], record_bytes: Sequence[int], limit_bytes: int) -> Iterator[tuple[int, int]]:

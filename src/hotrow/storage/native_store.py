@@ -11,22 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotrow.core import IDENTITY_ORDER
 from hotrow.errors import FormatError, StorageError
 from hotrow.files import Files
 from hotrow.kernels import Moves, load_native
 from hotrow.storage.budget import Buffers
 from hotrow.storage.interfaces import Reservation, Shortage, TieredTable
+from hotrow.storage.places import Places
 
 POLICIES = {"none": 0, "pinned": 1, "lru": 2, "wtinylfu": 3, "generation": 4}
 """Numbers of the policies in the native cache."""
 
 
 class NativeCache:
-    """Which rows of which table sit in which slots. Fulfils ``interfaces.Cache``. features: the table of each."""
+    """Which rows of which table sit in which slots. Fulfils ``interfaces.Cache``.
 
-    def __init__(self, tables: Sequence[TieredTable], features: Sequence[int]) -> None:
-        self._features = list(features)
+    features: the table of each. places: of the row ids; made from the tables' orders if None.
+    """
+
+    def __init__(
+        self, tables: Sequence[TieredTable], features: Sequence[int], places: Places | None = None
+    ) -> None:
+        self._features, self._places = list(features), places or Places.of(tables)
         self._native: Any = load_native().RowCache(
             [(t.num_rows, t.num_pinned, t.num_slots, POLICIES[t.policy]) for t in tables]
         )
@@ -34,6 +39,7 @@ class NativeCache:
 
     def reserve(self, ids: Tensor, splits: Sequence[int]) -> Reservation | Shortage:
         slots = torch.empty_like(ids)
+        ids = self._places.of_batch(ids, self._features, splits)
         found = self._native.reserve(
             ids.data_ptr(),
             ids.dtype is torch.int64,
@@ -55,6 +61,7 @@ class NativeCache:
 
     def announce(self, ids: Tensor, splits: Sequence[int]) -> int:
         is_64_bit = ids.dtype is torch.int64
+        ids = self._places.of_batch(ids, self._features, splits)
         return int(
             self._native.announce(ids.data_ptr(), is_64_bit, ids.shape[0], self._features, list(splits))
         )
@@ -93,12 +100,12 @@ class NativeStore:
     def read(self, moves: Moves, records: Tensor, found: Tensor) -> None:
         with _our_errors(self._directory, "read rows"):
             self._native.read(
-                moves.begin.data_ptr(), moves.row_ids.data_ptr(), records.data_ptr(), found.data_ptr()
+                moves.begin.data_ptr(), moves.places.data_ptr(), records.data_ptr(), found.data_ptr()
             )
 
     def write_back(self, moves: Moves, records: Tensor) -> None:
         with _our_errors(self._directory, "write rows back"):
-            self._native.write_back(moves.begin.data_ptr(), moves.row_ids.data_ptr(), records.data_ptr())
+            self._native.write_back(moves.begin.data_ptr(), moves.places.data_ptr(), records.data_ptr())
 
     def commit(self, directory: Path) -> int:
         with _our_errors(directory, "commit rows"):
@@ -199,8 +206,7 @@ def open_for_reading(
 def _layout(tables: Sequence[TieredTable]) -> list[tuple[str, int, int, str, str]]:
     """The tables as the native store takes them."""
     return [
-        (t.name, t.num_rows, t.record_bytes, IDENTITY_ORDER, json.dumps(t.description["record"]))
-        for t in tables
+        (t.name, t.num_rows, t.record_bytes, t.order_id, json.dumps(t.description["record"])) for t in tables
     ]
 
 

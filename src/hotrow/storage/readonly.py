@@ -22,6 +22,7 @@ from hotrow.kernels import Moves, TableGroup
 from hotrow.storage.budget import MAX_STAGING_BYTES, MIN_STAGING_BYTES, shortage_text
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.moves import pieces, range_of_table
+from hotrow.storage.places import Places
 from hotrow.tracing import NO_TRACE
 
 ARRIVAL_SLOT_BYTES = 1
@@ -104,7 +105,8 @@ class ReadOnlyRows:
     """The arenas of ``group``, which hold rows without state, as a cache in front of ``store``. Thread-safe.
 
     tables: one per table of the group; a record may have state behind the row. cache: knows the slots. initial_seed: of
-    rows that were never written. staging_bytes: pages and records of one piece of what a batch misses.
+    rows that were never written. staging_bytes: pages and records of one piece of what a batch misses. places: of the
+    row ids; made from the tables' orders if None.
     """
 
     def __init__(
@@ -115,8 +117,10 @@ class ReadOnlyRows:
         store: Store,
         initial_seed: int,
         staging_bytes: int,
+        places: Places | None = None,
     ) -> None:
         self.group, self.tables, self.store = group, list(tables), store
+        self._places = places or Places.of(tables)
         self.initial_seed, self.staging_bytes = initial_seed, staging_bytes
         self._cache = cache
         self._bounds = [(table.low, table.high) for table in tables]
@@ -141,7 +145,7 @@ class ReadOnlyRows:
     def memory_bytes(self) -> int:
         """DRAM of arenas, cache and store, as it is now."""
         own = sum(array.nbytes for array in (*self.group.rows, *self._is_arriving))
-        return own + self._cache.memory_bytes + self.store.memory_bytes
+        return own + self._cache.memory_bytes + self.store.memory_bytes + self._places.memory_bytes
 
     @property
     def num_open(self) -> int:
@@ -285,11 +289,13 @@ class ReadOnlyRows:
             found = torch.zeros(len(piece), dtype=torch.uint8)
             self.store.read(piece, records, found)
             rows = self._without_state(records, counts)
-            kernels.write_moves(group, piece, rows, found, bounds=self._bounds, seed=self.initial_seed)
+            row_ids = self._places.row_ids(piece)
+            kernels.write_moves(
+                group, piece, rows, found, bounds=self._bounds, seed=self.initial_seed, row_ids=row_ids
+            )
 
-    def _fill_range(self, index: int, first: int, last: int, group: TableGroup, first_slot: int) -> None:
+    def _fill_range(self, moves: Moves, group: TableGroup) -> None:
         """Rows side by side, many of a page: pieces are by their records, which are there twice beside the pages."""
-        moves = range_of_table(len(self.tables), index, first, last, first_slot)
         for piece in pieces(moves, self._record_bytes, self.staging_bytes // 2):
             self._fill_piece(group, piece, 2 * self.staging_bytes)
 
@@ -304,7 +310,8 @@ class ReadOnlyRows:
     def _load_pinned(self) -> None:
         for index, table in enumerate(self.tables):
             for first in range(0, table.num_pinned, _CHUNK_ROWS):
-                self._fill_range(index, first, min(first + _CHUNK_ROWS, table.num_pinned), self.group, first)
+                last = min(first + _CHUNK_ROWS, table.num_pinned)
+                self._fill_range(range_of_table(len(self.tables), index, first, last), self.group)
 
     def read_range(self, index: int, first: int, last: int, into: TableGroup) -> None:
         """Rows ``[first, last)`` of one table into slots from 0 on of a group of the same tables, without state."""
@@ -312,7 +319,7 @@ class ReadOnlyRows:
             self._check_open()
             self._num_open += 1
         try:
-            self._fill_range(index, first, last, into, 0)
+            self._fill_range(self._places.range_of_rows(len(self.tables), index, first, last), into)
         finally:
             with self._changed:
                 self._num_open -= 1

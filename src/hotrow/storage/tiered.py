@@ -20,6 +20,7 @@ from hotrow.storage.budget import shortage_text
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.lookahead import LookAhead, Turns
 from hotrow.storage.moves import pieces, range_of_table
+from hotrow.storage.places import Places
 from hotrow.tracing import NO_TRACE
 
 Key = tuple[int, int]
@@ -94,7 +95,8 @@ class TieredRows:
     """The arenas of ``group`` as a cache in front of ``store``. Thread-safe, except that one thread updates at a time.
 
     tables: one per table of the group. cache: knows the slots. initial_seed: of rows that were never written.
-    staging_bytes: records moved at a time. Announced batches (``prefetch``) are brought in by a thread of their own.
+    staging_bytes: records moved at a time. places: of the row ids; made from the tables' orders if None. Announced
+    batches (``prefetch``) are brought in by a thread of their own.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class TieredRows:
         store: Store,
         initial_seed: int,
         staging_bytes: int,
+        places: Places | None = None,
     ) -> None:
         self.group, self.tables, self.store = group, list(tables), store
+        self._places = places or Places.of(tables)
         self.initial_seed, self.staging_bytes = initial_seed, staging_bytes
         self._cache = cache
         self._bounds = [(table.low, table.high) for table in tables]
@@ -130,7 +134,8 @@ class TieredRows:
         """DRAM of arenas, cache and store, as it is now."""
         arrays = [*self.group.rows, *(a for state in self.group.state for a in state.values())]
         arrays += [ids for ids in self.group.row_ids if ids is not None]
-        return sum(a.nbytes for a in arrays) + self._cache.memory_bytes + self.store.memory_bytes
+        others = (self._cache, self.store, self._places)
+        return sum(a.nbytes for a in arrays) + sum(other.memory_bytes for other in others)
 
     def stats(self) -> dict[str, int]:
         """What was done so far: rows and lookups by name, and what the store counts."""
@@ -354,7 +359,14 @@ class TieredRows:
         found = torch.zeros(len(piece), dtype=torch.uint8)
         self.store.read(piece, records, found)
         kernels.write_moves(
-            group, piece, records, found, bounds=self._bounds, seed=self.initial_seed, num_threads=num_threads
+            group,
+            piece,
+            records,
+            found,
+            bounds=self._bounds,
+            seed=self.initial_seed,
+            row_ids=self._places.row_ids(piece),
+            num_threads=num_threads,
         )
 
     def _load_pinned(self) -> None:
@@ -368,7 +380,7 @@ class TieredRows:
         """Rows ``[first, last)`` of one table as they are now, into slots from 0 on of a group of the same tables."""
         with self._turns.taken(), self._whole():
             self._flush()
-            moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
+            moves = self._places.range_of_rows(len(self.tables), index, first, last)
             for piece in pieces(moves, self._record_bytes, self.staging_bytes):
                 self._fill_piece(into, piece, None)
 
@@ -376,7 +388,7 @@ class TieredRows:
         """Rows ``[first, last)`` of one table from the slots from 0 on of another group. ``refresh`` afterwards."""
         with self._turns.taken(), self._whole():
             self._flush()  # so that nothing older is written over these later
-            moves = range_of_table(len(self.tables), index, first, last, first_slot=0)
+            moves = self._places.range_of_rows(len(self.tables), index, first, last)
             for piece in pieces(moves, self._record_bytes, self.staging_bytes):
                 self.store.write_back(piece, kernels.read_moves(source, piece))
 
