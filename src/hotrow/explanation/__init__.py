@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hotrow.explanation.differences import difference_text, differences_of
+from hotrow.explanation.differences import PlanDifference, difference_text, differences_of
 from hotrow.explanation.facts import (
     PINNED,
     Measured,
@@ -34,6 +34,7 @@ __all__ = [
     "NUM_SHOWN",
     "PINNED",
     "Measured",
+    "PlanDifference",
     "PlanFacts",
     "Stretch",
     "TableFacts",

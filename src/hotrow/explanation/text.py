@@ -220,8 +220,13 @@ def fingerprint_text(facts: PlanFacts) -> str:
     texts = []
     for name, value in facts.fingerprint.items():
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            plain = isinstance(value, str) and name in ("cpu", "gpu", "system")
-            texts.append(shown(str(value)) if plain else f"{name.replace('_', ' ')} {shown(str(value))}")
+            text, label = shown(str(value)), str(name).replace("_", " ")
+            if label.startswith("num "):
+                texts.append(f"{text} {label[4:]}")
+            elif label.endswith(" bytes") and not isinstance(value, str):
+                texts.append(f"{label[:-6]} {bytes_text(value)}")
+            else:
+                texts.append(text if label in ("cpu", "gpu", "system") else f"{label} {text}")
     return "; ".join(texts)
 
 

@@ -1,0 +1,344 @@
+"""The page: what is text is written here, escaped; what is drawn is data for ``report.js``.
+
+The file asks the network for nothing: plotly is inside, and the content security policy of ``report.html`` forbids
+all requests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from hotrow.core import Tier
+from hotrow.errors import ConfigError
+from hotrow.explanation import (
+    PINNED,
+    PlanDifference,
+    PlanFacts,
+    TableFacts,
+    bytes_text,
+    change_text,
+    count_text,
+    difference_text,
+    explanation_text,
+    hit_text,
+    plural,
+    price_text,
+    seconds_text,
+    share_text,
+    source_lines,
+    tiers_of,
+    used_of,
+)
+from hotrow.profiles import AccessProfile
+from hotrow.reporting.payload import MAX_DRAWN_TABLES, payload_of
+
+NUM_STACKED = 12
+"""Tables that a budget's bar names; the others are one piece."""
+MIN_PIECE = 0.004
+"""Share of a bar below which a table has no piece of its own."""
+MAX_TEXT_TABLES = 200
+"""Tables that the explanation in words lists."""
+
+
+def plotly_script() -> str:
+    """plotly.js. Raises ConfigError naming the extra if the package is missing."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the HTML report needs {error.name}; install it with: pip install 'hotrow[report]'"
+        ) from error
+    return str(get_plotlyjs())
+
+
+def _asset(name: str) -> str:
+    return (files("hotrow.reporting") / name).read_text(encoding="utf-8")
+
+
+def _in_script(text: str) -> str:
+    """JavaScript that does not end its element early."""
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _tile(label: str, value: str, note: str = "") -> str:
+    extra = f'<span class="note">{escape(note)}</span>' if note else ""
+    return f'<div class="tile"><dt>{escape(label)}</dt><dd>{escape(value)}{extra}</dd></div>'
+
+
+def hit_rate_of_all(facts: PlanFacts) -> float | None:
+    """Share of all lookups that find their row in memory; None unless it is known of every table."""
+    pairs = [(t.hit_rate, t.lookups_per_step) for t in facts.tables if not t.at_least]
+    lookups = sum(n or 0.0 for _, n in pairs)
+    if len(pairs) < len(facts.tables) or any(h is None or n is None for h, n in pairs) or lookups <= 0:
+        return None
+    return sum((h or 0.0) * (n or 0.0) for h, n in pairs) / lookups
+
+
+def _tiles(facts: PlanFacts) -> str:
+    tiles = []
+    if facts.step_seconds is not None:
+        of = f"{facts.batch_size:,} samples" if facts.batch_size else ""
+        tiles.append(_tile("predicted step", seconds_text(facts.step_seconds), of))
+    if facts.measured is not None:
+        median = facts.measured.step_seconds[0]
+        change = f"{change_text(facts.step_seconds, median)} against predicted" if facts.step_seconds else ""
+        tiles.append(_tile("measured step", seconds_text(median), change))
+    if facts.gap is not None:
+        tiles.append(_tile("gap to the bound", share_text(facts.gap), "no plan can be faster by more"))
+    for tier in tiers_of(facts):
+        used, budget = max(used_of(facts, tier), default=0.0), facts.budget_bytes.get(tier)
+        if used or budget:
+            of = f"{share_text(used / budget)} of {bytes_text(budget)}" if budget else "no budget noted"
+            tiles.append(
+                _tile(
+                    f"{tier} used" + ("" if facts.world_size == 1 else ", fullest rank"), bytes_text(used), of
+                )
+            )
+    rate = hit_rate_of_all(facts)
+    if rate is not None:
+        tiles.append(_tile("lookups served from memory", share_text(rate), "all tables"))
+    reads = [t.rows_read_per_step for t in facts.tables]
+    if reads and None not in reads:
+        tiles.append(_tile("rows read from ssd", count_text(sum(r or 0.0 for r in reads)), "a step"))
+    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+
+
+def _stack(facts: PlanFacts, tier: str, budget: float) -> str:
+    """A bar of the budget: the tables that take most, the rest, what is free."""
+    sizes = sorted(((t.tier_bytes.get(tier, 0.0), t.name) for t in facts.tables), reverse=True)
+    sizes = [(size, name) for size, name in sizes if size > 0]
+    total = max(sum(size for size, _ in sizes), budget, 1.0)
+    num_wide = sum(size >= MIN_PIECE * total for size, _ in sizes[:NUM_STACKED])
+    shown, rest = sizes[:num_wide], sizes[num_wide:]
+    pieces = [(name, size) for size, name in shown]
+    if rest:
+        pieces.append((plural(len(rest), "other table" if shown else "table"), sum(size for size, _ in rest)))
+    spans = []
+    for name, size in pieces:
+        share = 100 * size / total
+        label = escape(name) if share >= 7 else ""
+        title = escape(f"{name}: {bytes_text(size)}, {share:.1f} % of the bar", quote=True)
+        spans.append(f'<span class="piece" style="width:{share:.3f}%" title="{title}">{label}</span>')
+    return f'<div class="stack t-{_tier_class(tier)}" aria-hidden="true">{"".join(spans)}</div>'
+
+
+def _tier_class(tier: str) -> str:
+    return tier if tier in {known.value for known in Tier} else "dram"
+
+
+def _budgets(facts: PlanFacts) -> str:
+    items = []
+    for tier in tiers_of(facts):
+        used, budget = max(used_of(facts, tier), default=0.0), facts.budget_bytes.get(tier)
+        if not used and not budget:
+            continue
+        text = f"{bytes_text(used)} used"
+        if budget:
+            text += f" of {bytes_text(budget)} ({share_text(used / budget)})"
+        if facts.world_size > 1:
+            text += ", fullest rank"
+        price = price_text(facts.prices.get(tier), facts.step_seconds)
+        more = f'<span class="note">one more GiB {escape(price)}</span>' if price else ""
+        items.append(
+            f'<div class="budget"><h3>{escape(tier)}</h3><p>{escape(text)} {more}</p>'
+            f"{_stack(facts, tier, budget or 0.0)}</div>"
+        )
+    if not items:
+        return ""
+    ranks = '<div id="ranks" class="chart" hidden></div>'
+    legend = "Pieces of a bar are tables, the largest first; what is left of a bar is free."
+    return f'<section><h2>Budgets</h2><p class="lead">{legend}</p>{"".join(items)}{ranks}</section>'
+
+
+def _parts(facts: PlanFacts) -> str:
+    measured = facts.measured.parts if facts.measured else {}
+    names = list(dict.fromkeys((*facts.parts, *measured)))
+    if not names:
+        return ""
+    rows = []
+    for name in names:
+        predicted, found = facts.parts.get(name), measured.get(name)
+        cells = [
+            "" if predicted is None else seconds_text(predicted),
+            "" if found is None else seconds_text(found),
+            "" if predicted is None or found is None else change_text(predicted, found),
+        ]
+        rows.append(_row(name, cells))
+    header = _header(("part", "predicted", "measured", "difference"))
+    note = "" if facts.measured else " Nothing measured was given: --measured takes a run's directory."
+    return (
+        "<section><h2>A step</h2>"
+        f'<p class="lead">Parts may run beside each other, so they can add up to more than a step.{note}</p>'
+        f'<div class="beside"><div id="parts" class="chart"></div><div class="scroll"><table>{header}'
+        f"<tbody>{''.join(rows)}</tbody></table></div></div></section>"
+    )
+
+
+def _header(names: Sequence[str]) -> str:
+    return "<thead><tr>" + "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr></thead>"
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    texts = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{escape(name)}</th>{texts}</tr>'
+
+
+_COLUMNS = (
+    ("table", "text"),
+    ("where", ""),
+    ("rows", "number"),
+    ("dim", "number"),
+    ("in memory", "number"),
+    ("on ssd", "number"),
+    ("cache", "text"),
+    ("cache size", "number"),
+    ("pinned", "number"),
+    ("hit rate", "number"),
+    ("rows read a step", "number"),
+    ("measured", "number"),
+    ("dram", "number"),
+    ("ssd", "number"),
+)
+"""Columns of the table of tables, and how they sort: as texts, as numbers, not at all."""
+
+
+def _cell(text: str, key: float | None, kind: str = "") -> str:
+    data = "" if key is None else f' data-key="{key:.9g}"'
+    style = f' class="{kind}"' if kind else ""
+    return f"<td{style}{data}>{escape(text)}</td>"
+
+
+def _table_row(index: int, table: TableFacts) -> str:
+    cache = table.cache
+    dram, ssd = (table.tier_bytes.get(tier.value, 0.0) for tier in (Tier.DRAM, Tier.SSD))
+    in_memory, on_ssd = table.rows_at("hbm", "dram"), table.num_ssd_rows
+    reads, found = (table.rows_read_per_step, table.measured_rows_read) if cache else (None, None)
+    name = escape(table.name)
+    if index < MAX_DRAWN_TABLES:
+        name = f'<button type="button" class="open" data-table="{index}">{name}</button>'
+    cells = [
+        f'<th scope="row">{name}</th>',
+        f'<td class="text where" data-where="{index}">{escape(_where_text(table))}</td>',
+        _cell(count_text(table.num_rows), table.num_rows),
+        _cell(str(table.embedding_dim), table.embedding_dim),
+        _cell(count_text(in_memory) if in_memory else "", in_memory),
+        _cell(count_text(on_ssd) if on_ssd else "", on_ssd),
+        _cell(cache.policy if cache else "", None, "text"),
+        _cell(bytes_text(cache.capacity_bytes), cache.capacity_bytes) if cache else "<td></td>",
+        _cell(count_text(table.rows_at(PINNED)), table.rows_at(PINNED)) if cache else "<td></td>",
+        _cell(hit_text(table), table.hit_rate),
+        _cell("" if reads is None else count_text(reads), reads),
+        _cell("" if found is None else count_text(found), found, "measured"),
+        _cell(bytes_text(dram) if dram else "", dram),
+        _cell(bytes_text(ssd) if ssd else "", ssd),
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _where_text(table: TableFacts) -> str:
+    return ", ".join(dict.fromkeys(stretch.where for stretch in table.stretches))
+
+
+def _tables(facts: PlanFacts) -> str:
+    """Every table, and the panel of one; columns that nobody has are left out."""
+    has_measured = any(t.measured_rows_read is not None and t.cache for t in facts.tables)
+    heads = "".join(_column_head(name, kind) for name, kind in _COLUMNS)
+    rows = "".join(_table_row(index, table) for index, table in enumerate(facts.tables))
+    no_measured = "" if has_measured else " no-measured"
+    return (
+        '<section id="tables"><h2>Tables</h2>'
+        '<p class="lead">Those that read most first. A click on a column sorts by it, one on a table shows its curves '
+        "below.</p>"
+        '<p><label>Find <input id="find" type="search" autocomplete="off" placeholder="part of a name"></label> '
+        f'<span id="found" role="status">{plural(len(facts.tables), "table")}</span></p>'
+        f'<div class="scroll tall"><table id="all" class="sortable{no_measured}"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _column_head(name: str, kind: str) -> str:
+    style = "measured" if name == "measured" else "" if kind == "number" else "text"
+    inside = escape(name)
+    if kind:
+        inside = f'<button type="button" class="sort" data-kind="{kind}">{inside}</button>'
+    return f'<th scope="col" class="{style}">{inside}</th>'
+
+
+def _words(facts: PlanFacts, difference: PlanDifference | None) -> str:
+    text = explanation_text(facts, all_tables=len(facts.tables) <= MAX_TEXT_TABLES)
+    found = f'<section><h2>In words</h2><pre tabindex="0">{escape(text)}</pre></section>'
+    if difference is not None:
+        found += (
+            "<section><h2>Against the other plan</h2>"
+            f'<pre tabindex="0">{escape(difference_text(difference))}</pre></section>'
+        )
+    return found
+
+
+def _list(title: str, items: Sequence[str]) -> str:
+    if not items:
+        return ""
+    return f"<h3>{escape(title)}</h3><ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def _sources(facts: PlanFacts, left_out: Sequence[str], version: str) -> str:
+    fingerprint = [f"{name}: {value}" for name, value in facts.fingerprint.items()]
+    lists = [
+        _list("Not known", facts.unknown),
+        _list("Left out of this page", left_out),
+        _list(
+            "Made from", [*(line for line in source_lines(facts) if not line.startswith("machine")), version]
+        ),
+        _list("Machine of the plan", fingerprint),
+    ]
+    blocks = "".join(f"<div>{one}</div>" for one in lists if one)
+    return f'<section><h2>Sources</h2><div class="sources">{blocks}</div></section>'
+
+
+def render_report(
+    facts: PlanFacts,
+    profile: AccessProfile | None = None,
+    difference: PlanDifference | None = None,
+    title: str = "plan",
+) -> str:
+    """The report as one HTML file.
+
+    profile: the one that ``facts`` was made with. difference: to another plan, shown as well.
+    Raises ConfigError if plotly is missing.
+    """
+    from hotrow import __version__
+
+    payload, left_out = payload_of(facts, profile)
+    kind = f"plan for {facts.objective}" if facts.objective else "plan"
+    counts = (
+        plural(len(facts.tables), "table"),
+        plural(facts.num_rows, "row"),
+        plural(facts.world_size, "rank"),
+    )
+    sections = [
+        _budgets(facts),
+        _parts(facts),
+        *([_tables(facts), _asset("one_table.html")] if facts.tables else []),
+        _words(facts, difference),
+        _sources(facts, left_out.sentences(), f"hotrow {__version__}"),
+    ]
+    return Template(_asset("report.html")).substitute(
+        title=escape(title),
+        css=_asset("report.css"),
+        subtitle=escape(f"{kind}: {', '.join(counts)}"),
+        tiles=_tiles(facts),
+        sections="\n".join(section for section in sections if section),
+        data=_json(payload),
+        plotly=_in_script(plotly_script()),
+        script=_in_script(_asset("report.js")),
+    )
