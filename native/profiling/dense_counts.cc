@@ -1,0 +1,80 @@
+#include <bit>
+#include <cstring>
+
+#include "hotrow/profiling.h"
+
+namespace hotrow::profiling {
+
+namespace {
+constexpr int kSubBits = 5;  // 32 groups to a power of two
+constexpr uint32_t kNumSingle = 64;
+}  // namespace
+
+int place_group(uint32_t place) {
+  if (place < kNumSingle) return static_cast<int>(place);
+  const int shift = std::bit_width(place) - 1 - kSubBits;
+  return static_cast<int>(kNumSingle) + ((shift - 1) << kSubBits) + static_cast<int>((place >> shift) & 31u);
+}
+
+uint32_t group_begin(int group) {
+  if (group < static_cast<int>(kNumSingle)) return static_cast<uint32_t>(group);
+  const int beyond = group - static_cast<int>(kNumSingle), shift = (beyond >> kSubBits) + 1;
+  return static_cast<uint32_t>((uint64_t{32} + static_cast<uint64_t>(beyond & 31)) << shift);
+}
+
+uint64_t* PlaceWindows::at(uint32_t sample) {
+  while (sample >> shift_ >= static_cast<uint32_t>(kMaxWindows)) {
+    for (int window = 0; window < kMaxWindows / 2; ++window) {
+      const uint64_t* from = &counts_[static_cast<size_t>(2 * window) * kNumGroups];
+      uint64_t* to = &counts_[static_cast<size_t>(window) * kNumGroups];
+      for (int group = 0; group < kNumGroups; ++group) to[group] = from[group] + from[group + kNumGroups];
+    }
+    std::memset(&counts_[size_t{kMaxWindows} / 2 * kNumGroups], 0, sizeof(uint64_t) * kMaxWindows / 2 * kNumGroups);
+    num_windows_ = (num_windows_ + 1) / 2;
+    ++shift_;
+  }
+  const int window = static_cast<int>(sample >> shift_);
+  if (window >= num_windows_) num_windows_ = window + 1;
+  return &counts_[static_cast<size_t>(window) * kNumGroups];
+}
+
+bool DenseCounts::grow(int64_t num_rows) {
+  if (num_rows <= size_) return true;
+  const size_t bytes = static_cast<size_t>(num_rows) * sizeof(Entry);
+  // Fresh pages of calloc are zero without being touched.
+  void* grown = entries_ == nullptr ? std::calloc(bytes, 1) : std::realloc(entries_, bytes);
+  if (grown == nullptr) return false;
+  auto* entries = static_cast<Entry*>(grown);
+  if (entries_ != nullptr) {
+    std::memset(static_cast<void*>(entries + size_), 0, static_cast<size_t>(num_rows - size_) * sizeof(Entry));
+  }
+  entries_ = entries;
+  size_ = num_rows;
+  return true;
+}
+
+void DenseCounts::clear() {
+  std::free(entries_);
+  entries_ = nullptr;
+  size_ = 0;
+}
+
+uint32_t* DenseCounts::take_touched(int64_t& num_touched) {
+  // A count is written where entries were read before: four bytes behind eight.
+  auto* bytes = reinterpret_cast<char*>(entries_);
+  int64_t found = 0;
+  for (int64_t row = 0; row < size_; ++row) {
+    const uint32_t count = entries_[row].count;
+    if (count == 0) continue;
+    std::memcpy(bytes + found * 4, &count, 4);
+    ++found;
+  }
+  num_touched = found;
+  void* taken = std::realloc(entries_, static_cast<size_t>(found > 0 ? found : 1) * 4);
+  auto* result = static_cast<uint32_t*>(taken == nullptr ? entries_ : taken);
+  entries_ = nullptr;
+  size_ = 0;
+  return result;
+}
+
+}  // namespace hotrow::profiling
