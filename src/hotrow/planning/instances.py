@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hotrow.core import EmbeddingBagConfig
+from hotrow.measurements import Hardware, Measurement
 from hotrow.optim import RowWiseAdagrad
 from hotrow.plans import table_bytes
 from hotrow.profiles import AccessProfile, Curve, MissCurve, TableProfile
@@ -56,7 +57,7 @@ class Family:
     world_sizes: tuple[int, ...]
     shares: tuple[float, ...]
     num_instances: int
-    batch_size: int = 2048
+    batch_size: int = 256
     num_giants: int = 0
     scanned: float = 0.0
     is_enumerable: bool = False
@@ -209,3 +210,53 @@ def _miss_curve(
         rows += scanned * (slots < length)
     rows = np.minimum.accumulate(np.clip(rows, 0, 1))
     return MissCurve(policy=policy, num_pinned_rows=prefix, points=_curve(slots, rows))
+
+
+def reference_hardware() -> Hardware:
+    """A made-up machine for instances, of round numbers near those of two cores and a local SSD; not measured."""
+    found: list[Measurement] = []
+
+    def add(what: str, unit: str, value: float, **arguments: float | str) -> None:
+        found.append(
+            Measurement(what=what, unit=unit, value=value, low=value, high=value, arguments=arguments)
+        )
+
+    arenas = [float(1 << bits) for bits in (20, 23, 26, 30, 34)]
+    for row_bytes in (32.0, 64.0, 128.0, 256.0, 512.0, 1024.0):
+        for misses, arena in enumerate(arenas):
+            near = 2 + row_bytes / 40
+            far = near * (1 + misses) + 2 * misses
+            for number in (1, 32):
+                add("forward", "ns", far + 4 / number, row_bytes=row_bytes, arena_bytes=arena, threads=2,
+                    ids_per_bag=number, data_type="FP32")  # fmt: skip
+            for number in (1, 8):
+                add("update", "ns", 2 * far + 20 / number, row_bytes=row_bytes, arena_bytes=arena, threads=2,
+                    lookups_per_row=number)  # fmt: skip
+    for num_slots in (1e4, 1e6, 1e8):
+        for number in (1, 8):
+            ns = 3 + 4 * np.log10(num_slots / 1e3) + 10 / number
+            add("translate", "ns", float(ns), num_slots=num_slots, lookups_per_row=number)
+    for record_bytes in (36.0, 132.0, 516.0, 1028.0):
+        add("arrive", "ns", 400 + record_bytes, record_bytes=record_bytes)
+        add("pack", "ns", 100 + record_bytes / 2, record_bytes=record_bytes)
+        add("write out", "ns", 300 + 3 * record_bytes, record_bytes=record_bytes)
+        add("written", "bytes", 3 * (record_bytes + 8), record_bytes=record_bytes)
+    for num_bytes in (4096.0, 8192.0, 16384.0, 65536.0):
+        for depth, rate in ((1, 12e3), (64, 90e3)):
+            add("read", "1/s", rate / (1 + num_bytes / 65536), bytes=num_bytes, queue_depth=depth)
+    add("read", "1/s", 12e3, bytes=4096, queue_depth=1)
+    add("write", "bytes/s", 1.5e9)
+    for batch in (64.0, 2048.0, 8192.0):
+        add("dense", "1/s", 2e11 * batch / (batch + 128), batch=batch, threads=2)
+    add("operation", "us", 8.0, threads=2)
+    add("step calls", "us", 60.0)
+    add("tiered calls", "us", 200.0)
+    add("contention", "1", 0.3)
+    capacity = {"dram": 1 << 36, "ssd": 1 << 41}
+    fingerprint = {"cpu": "reference", "cores": 2, "made": "by hotrow.planning.instances"}
+    return Hardware(
+        fingerprint=fingerprint,
+        measured_at="2026-01-01T00:00:00Z",
+        capacity_bytes=capacity,
+        measurements=tuple(found),
+    )

@@ -1,0 +1,303 @@
+"""Below what no plan can be: the Lagrangian dual, and HiGHS on what it leaves open.
+
+For prices u >= 0 of the bounded columns and weights of the others that sum to 1, the least score of each table's
+candidates adds up to a lower bound, for any number of ranks, since a rank's maximum is at least the mean over ranks.
+The best prices are found by cutting planes (Kelley 1960) with the separation point between the best and the newest
+one (Ben-Ameur, Neto: Networks 49(1), 2007). Candidates whose score is above their table's least by more than plan less
+bound are in no better plan; with those that are left, HiGHS solves the linear relaxation or branches on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hotrow.errors import ConfigError
+from hotrow.planning.problem import Floats, Ints, Problem, Solution, solution_of
+
+MAX_ROUNDS = 120
+CLOSE_ENOUGH = 1e-6
+"""Of the dual, relative."""
+LP_TABLES = 1000
+"""Above so many tables the dual alone is the bound."""
+MIP_COLUMNS = 12000
+MIP_NODES = 4000
+
+
+def _optimize() -> ModuleType:
+    try:
+        import scipy.optimize
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "planning needs SciPy (HiGHS); install it with: pip install 'hotrow[train]'"
+        ) from error
+    return scipy.optimize
+
+
+@dataclass(frozen=True, eq=False)
+class Dual:
+    """prices: of every column, seconds a unit; the weights of the last columns sum to 1. value: the bound.
+
+    choices, weights: solutions of a candidate per table whose mean is the relaxation's optimum.
+    """
+
+    prices: Floats
+    value: float
+    choices: tuple[Ints, ...]
+    weights: Floats
+    is_converged: bool
+
+    def scores(self, problem: Problem) -> Floats:
+        """What a candidate costs at these prices more than the cheapest of its table. [candidates]"""
+        score: Floats = problem.average @ self.prices
+        return score - np.minimum.reduceat(score, problem.starts[:-1])[problem.table_of]
+
+
+def solve_dual(problem: Problem, deadline: float = np.inf) -> Dual:
+    """The Lagrangian dual; the best so far when ``time.monotonic()`` reaches the deadline.
+
+    Raises ValueError if no choice is within the limits, not even in the mean over ranks.
+    """
+    average, bounded = problem.average, problem.num_bounded
+    scale = _scale(problem)
+    choices: list[Ints] = _corners(problem)
+    cuts = [_cut(problem, choice) for choice in choices]
+    best, best_prices, weights = -np.inf, np.zeros(average.shape[1]), np.zeros(0)
+    is_converged = False
+    for number in range(MAX_ROUNDS):
+        top, prices, weights = _master(np.array(cuts), bounded, scale)
+        if top - best <= CLOSE_ENOUGH * abs(top):
+            is_converged = True
+            break
+        if time.monotonic() > deadline and number:
+            break
+        tried = prices if number % 4 == 0 or best == -np.inf else 0.5 * prices + 0.5 * best_prices
+        choice = problem.cheapest(average @ tried)
+        cut = _cut(problem, choice)
+        value = float(cut @ tried)
+        if value > best:
+            best, best_prices = value, tried
+        choices.append(choice)
+        cuts.append(cut)
+    used = [i for i in np.argsort(-weights, kind="stable")[:8] if weights[i] > 1e-9]
+    return Dual(best_prices, best, tuple(choices[i] for i in used), weights[used], is_converged)
+
+
+def _scale(problem: Problem) -> Floats:
+    """Units in which columns are of the order of one: what is there of the bounded ones, the least seconds."""
+    least = np.minimum.reduceat(problem.average, problem.starts[:-1]).sum(0) + problem.offset
+    seconds = max(float(least[problem.num_bounded :].max()), 1e-9)
+    limits = np.maximum(problem.limits.mean(0), 1e-9)
+    return np.concatenate((limits, np.full(len(problem.constants), seconds)))
+
+
+def _corners(problem: Problem) -> list[Ints]:
+    """Choices that take least of one column each, or of all the bounded ones together."""
+    average, bounded = problem.average, problem.num_bounded
+    found = [problem.cheapest(average[:, column]) for column in range(average.shape[1])]
+    limits = np.maximum(problem.limits.mean(0), 1e-9)
+    return [*found, problem.cheapest((average[:, :bounded] / limits).sum(1))]
+
+
+def _cut(problem: Problem, choice: Ints) -> Floats:
+    """Of a choice: what it takes, less the limits, with the constants. Its scalar product with prices is its score."""
+    found: Floats = problem.average[choice].sum(0) + problem.offset
+    return found
+
+
+def _master(cuts: Floats, bounded: int, scale: Floats) -> tuple[float, Floats, Floats]:
+    """The best prices as far as the cuts know: value, prices, weights of the cuts."""
+    scaled = cuts / scale
+    num_cuts, columns = cuts.shape
+    cost = np.zeros(columns + 1)
+    cost[-1] = -1.0
+    matrix = np.column_stack((-scaled, np.ones(num_cuts)))
+    equal = np.concatenate((np.zeros(bounded), np.ones(columns - bounded), [0.0]))[None]
+    bounds = [(0.0, 1e4)] * bounded + [(0.0, 1.0)] * (columns - bounded) + [(None, None)]
+    found = _optimize().linprog(
+        cost, A_ub=matrix, b_ub=np.zeros(num_cuts), A_eq=equal, b_eq=[1.0], bounds=bounds, method="highs"
+    )
+    if found.x is None:
+        raise ValueError(f"HiGHS: {found.message}")
+    # Weights of the last columns sum to 1 in seconds: all of these columns have one scale.
+    seconds = scale[-1]
+    prices: Floats = found.x[:columns] / scale * seconds
+    weights: Floats = np.maximum(-found.ineqlin.marginals, 0.0)
+    return -float(found.fun) * seconds, prices, weights / max(weights.sum(), 1e-300)
+
+
+@dataclass(frozen=True, eq=False)
+class Tightened:
+    """value: no plan is below it. solution: a plan that HiGHS found, if any. method: what proved it."""
+
+    value: float
+    solution: Solution | None
+    method: str
+
+
+def tighten(
+    problem: Problem,
+    dual: Dual,
+    known: Solution,
+    deadline: float = np.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tightened:
+    """A better bound, and a better plan if there is one, by HiGHS on the candidates that the dual leaves open.
+
+    Integer where ``MIP_COLUMNS`` suffice, with ranks told apart; else the linear relaxation with cuts on the owned
+    candidates that two, three, ... of do not fit on one rank. Nothing is done above ``LP_TABLES``.
+    """
+    open_ = _open(problem, dual, known)
+    left = deadline - clock()
+    if problem.num_tables > LP_TABLES or left <= 0.05 or not known.is_feasible:
+        return Tightened(dual.value, None, "lagrangian")
+    num_owned = int(problem.is_owned[open_].sum())
+    columns = len(open_) + num_owned * (problem.num_ranks - 1)
+    if columns <= MIP_COLUMNS:
+        return _branch(problem, dual, known, open_, left)
+    return Tightened(max(dual.value, _relaxed(problem, known, open_, left)), None, "lp")
+
+
+def _open(problem: Problem, dual: Dual, known: Solution) -> Ints:
+    """Candidates that a better plan than the known one may have; of a table without any, the cheapest.
+
+    A candidate that alone makes a rank slower than the known plan, or does not fit on one, is in none.
+    """
+    scores = dual.scores(problem)
+    slack = known.seconds - dual.value
+    keep = scores <= slack * (1 + 1e-9) + 1e-12
+    alone = problem.base + problem.lump
+    least = np.minimum.reduceat(problem.base, problem.starts[:-1])
+    others = least.sum(0) - least  # what the other tables take of any rank at the least
+    floor = np.concatenate((np.zeros(problem.num_bounded), problem.constants)) + others[problem.table_of]
+    roof = np.concatenate((problem.limits.max(0), np.full(len(problem.constants), known.seconds)))
+    keep &= (alone + floor <= roof * (1 + 1e-9)).all(1)
+    keep[known.choice] = True
+    return np.flatnonzero(keep)
+
+
+def _branch(problem: Problem, dual: Dual, known: Solution, open_: Ints, left: float) -> Tightened:
+    """Branch and bound by HiGHS, for as many nodes and as much time as there is."""
+    from scipy.sparse import csr_matrix
+
+    optimize = _optimize()
+    ranks, bounded = problem.num_ranks, problem.num_bounded
+    owned = problem.is_owned[open_]
+    candidate = np.concatenate((open_[~owned], np.repeat(open_[owned], ranks)))
+    rank = np.concatenate((np.full((~owned).sum(), -1), np.tile(np.arange(ranks), owned.sum())))
+    scale = np.concatenate(
+        (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), known.seconds))
+    )
+    rows, upper = list[Floats](), list[float]()
+    for r in range(ranks):
+        for column in range(problem.base.shape[1]):
+            takes = problem.base[candidate, column] + np.where(
+                rank == r, problem.lump[candidate, column], 0.0
+            )
+            is_bounded = column < bounded
+            rows.append(np.append(takes / scale[column], 0.0 if is_bounded else -1.0))
+            limit = problem.limits[r, column] if is_bounded else -problem.constants[column - bounded]
+            upper.append(limit / scale[column])
+    one_each = csr_matrix(
+        (np.ones(len(candidate)), (problem.table_of[candidate], np.arange(len(candidate)))),
+        shape=(problem.num_tables, len(candidate) + 1),
+    )
+    cost = np.append(np.zeros(len(candidate)), 1.0)
+    integrality = np.append(np.ones(len(candidate)), 0)
+    found = optimize.milp(
+        cost,
+        constraints=[
+            optimize.LinearConstraint(csr_matrix(np.array(rows)), -np.inf, np.array(upper)),
+            optimize.LinearConstraint(one_each, 1.0, 1.0),
+        ],
+        integrality=integrality,
+        bounds=optimize.Bounds(
+            np.append(np.zeros(len(candidate)), dual.value / known.seconds * (1 - 1e-9)),
+            np.append(np.ones(len(candidate)), 1.0 + 1e-9),
+        ),
+        options={"node_limit": MIP_NODES, "time_limit": left, "mip_rel_gap": 5e-4},
+    )
+    value = dual.value
+    if found.mip_dual_bound is not None and np.isfinite(found.mip_dual_bound):
+        value = max(value, min(float(found.mip_dual_bound) * (1 - 1e-9), 1.0) * known.seconds)
+    solution = None
+    if found.x is not None:
+        solution = _read(problem, candidate, rank, found.x[:-1])
+        value = min(value, solution.seconds) if solution.is_feasible else value
+    elif found.status == 2:  # nothing is better than the known plan
+        value = known.seconds
+    return Tightened(value, solution, "lp, branched")
+
+
+def _read(problem: Problem, candidate: Ints, rank: Ints, x: Floats) -> Solution:
+    chosen = np.flatnonzero(x > 0.5)
+    choice, owner = np.zeros(problem.num_tables, np.int64), np.full(problem.num_tables, -1, np.int64)
+    tables = problem.table_of[candidate[chosen]]
+    choice[tables], owner[tables] = candidate[chosen], rank[chosen]
+    return solution_of(problem, choice, owner)
+
+
+def _relaxed(problem: Problem, known: Solution, open_: Ints, left: float) -> float:
+    """The linear relaxation in the mean over ranks, with cuts on lumps; no more than the known plan."""
+    from scipy.sparse import csr_matrix
+
+    optimize = _optimize()
+    bounded, average = problem.num_bounded, problem.average[open_]
+    scale = np.concatenate(
+        (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), known.seconds))
+    )
+    is_objective = np.arange(average.shape[1]) >= bounded
+    matrix = np.column_stack(((average / scale).T, np.where(is_objective, -1.0, 0.0)))
+    upper = -problem.offset / scale
+    cuts, most = lump_cuts(problem, known, open_)
+    matrix = np.concatenate((matrix, np.column_stack((cuts, np.zeros(len(cuts))))))
+    one_each = csr_matrix(
+        (np.ones(len(open_)), (problem.table_of[open_], np.arange(len(open_)))),
+        shape=(problem.num_tables, len(open_) + 1),
+    )
+    found = optimize.linprog(
+        np.append(np.zeros(len(open_)), 1.0),
+        A_ub=csr_matrix(matrix),
+        b_ub=np.concatenate((upper, most)),
+        A_eq=one_each,
+        b_eq=np.ones(problem.num_tables),
+        bounds=[(0.0, 1.0)] * len(open_) + [(None, 1.0)],
+        method="highs",
+        options={"time_limit": left},
+    )
+    if found.status == 2:
+        return known.seconds
+    return float(found.fun) * known.seconds if found.status == 0 else -np.inf
+
+
+def lump_cuts(problem: Problem, known: Solution, open_: Ints) -> tuple[Floats, Floats]:
+    """Rows that hold for every plan better than the known one: of owned candidates that take more than 1 / (k + 1) of
+    what a rank has left of a column beside what every plan puts there, at most k are on each rank.
+
+    Rows [cuts, open candidates], and what each is at most.
+    """
+    if problem.num_ranks == 1 or not problem.is_owned[open_].any():
+        return np.zeros((0, len(open_))), np.zeros(0)
+    least = np.minimum.reduceat(problem.base[open_], _starts_of(problem.table_of[open_])).sum(0)
+    limits = np.concatenate((problem.limits.max(0), known.seconds - problem.constants))
+    left = limits - least
+    rows: list[NDArray[np.float64]] = []
+    most: list[float] = []
+    for column in range(problem.base.shape[1]):
+        for k in (1, 2, 3):
+            is_large = problem.is_owned[open_] & (
+                problem.lump[open_, column] * (k + 1) > left[column] * (1 + 1e-9)
+            )
+            if left[column] > 0 and len(np.unique(problem.table_of[open_[is_large]])) > k * problem.num_ranks:
+                rows.append(is_large.astype(np.float64))
+                most.append(float(k * problem.num_ranks))
+    return np.array(rows).reshape(-1, len(open_)), np.array(most)
+
+
+def _starts_of(tables: Ints) -> Ints:
+    return np.flatnonzero(np.diff(tables, prepend=-1))

@@ -1,0 +1,252 @@
+"""What a table's profile says of a placement: hits, distinct rows, rows and pages read, each a step. Pure functions.
+
+Hits are those out of sample: miss curves count the second half of the pass, and a prefix catches what the last quarter
+(``place_curve_late``) says. Which rows are missed, for pages that missed rows share, follows Che's approximation of
+LRU; how many are missed is measured. docs/planner.md has the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hotrow.core import EmbeddingConfig
+from hotrow.errors import ConfigError
+from hotrow.profiles import AccessProfile, Curve, TableProfile
+
+Floats = NDArray[np.float64]
+
+MAX_INTERVALS = 40
+"""Stretches of places that are treated as rows of one heat."""
+_HORIZONS = np.concatenate(([0.0], np.geomspace(1.0, 1e13, 40)))
+"""Lookups of a table after which LRU forgets a row."""
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """One measured miss curve: slots ascending from 0, rows read per lookup."""
+
+    num_pinned: int
+    slots: Floats
+    reads: Floats
+
+
+class TableStatistics:
+    """One table as the planner sees it. num_rows: of the table; profile: of its accesses in ``num_samples`` samples.
+
+    profile_batch: samples of the batches that miss curves are made of. All methods take and give arrays of one shape.
+    """
+
+    def __init__(self, num_rows: int, profile: TableProfile, num_samples: int, profile_batch: int) -> None:
+        self.num_rows, self.profile, self.profile_batch = num_rows, profile, profile_batch
+        self.lookups_per_sample = profile.num_lookups / num_samples
+        self.bags_per_sample = float(max(profile.num_features, 1))
+        self.ids_per_bag = self.lookups_per_sample / self.bags_per_sample
+        places, shares = _place_shares(profile, num_rows)
+        self._places, self._shares = places, shares
+        self._sizes, self._mass = np.diff(places), np.diff(shares)
+        self._heat = self._mass / self._sizes
+        self.prefixes = sorted(
+            {c.num_pinned_rows for c in profile.miss_curves if c.num_pinned_rows < num_rows}
+        )
+        self.num_touched = min(num_rows, max(profile.num_distinct_rows, 1))
+        self._touched_by: dict[float, Floats] = {}
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Those that something is known of."""
+        return tuple(policy for policy, curves in self._curves.items() if curves)
+
+    @cached_property
+    def _curves(self) -> dict[str, list[_Reads]]:
+        """By policy, in order of their prefixes."""
+        found: dict[str, list[_Reads]] = {"lru": [], "wtinylfu": []}
+        for curve in sorted(self.profile.miss_curves, key=lambda curve: curve.num_pinned_rows):
+            if curve.policy in found and curve.num_pinned_rows < self.num_rows and curve.points:
+                found[curve.policy].append(self._measured(curve.num_pinned_rows, curve.points))
+        if not found["lru"]:
+            found["lru"] = [self._approximate()]
+        return found
+
+    def lookups(self, num_samples: float) -> float:
+        return self.lookups_per_sample * num_samples
+
+    def share_before(self, places: ArrayLike) -> Floats:
+        """Of the lookups, those of rows before a place."""
+        return _interp(places, self._places, self._shares)
+
+    def distinct_beyond(self, num_samples: float, places: ArrayLike = 0) -> Floats:
+        """Rows at or behind a place that a batch touches, in the mean.
+
+        Occupancy over the intervals, n (1 - e^(-h L)) of n rows of heat h in L lookups, times what makes it the
+        measured ``uniques_per_batch``; no more than there are lookups of such rows.
+        """
+        touched = self._touched(num_samples)
+        beyond = touched[-1] - _interp(places, self._places, touched)
+        behind = self.lookups(num_samples) * (1 - self.share_before(places))
+        rows = self.num_rows - np.asarray(places, np.float64)
+        return np.minimum(np.minimum(beyond, behind), np.maximum(rows, 0.0))
+
+    def distinct(self, num_samples: float) -> float:
+        return float(self.distinct_beyond(num_samples))
+
+    def reads_per_lookup(self, policy: str, num_pinned: Floats, slots: Floats, num_samples: float) -> Floats:
+        """Rows read from SSD per lookup of the table, behind ``num_pinned`` places and with ``slots`` for the others.
+
+        Between measured prefixes by the share of lookups that they catch, between measured sizes by slots; ``none``,
+        and what no cache exceeds, is one read for every distinct row of a batch.
+        """
+        lookups = self.lookups(num_samples)
+        most = self.distinct_beyond(num_samples, num_pinned) / max(lookups, 1e-12)
+        curves = self._curves.get(policy, [])
+        if policy == "none" or not curves or lookups <= 0:
+            return most
+        found = np.zeros(np.shape(slots))
+        for prefix in np.unique(num_pinned):
+            of = num_pinned == prefix
+            found[of] = self._behind(curves, float(prefix), slots[of])
+        return np.minimum(found, most)
+
+    def pages_per_step(
+        self, num_pinned: Floats, slots: Floats, rows_read: Floats, num_samples: float, rows_per_page: float
+    ) -> Floats:
+        """Pages that hold the rows read in a step: rows of like heat share pages.
+
+        Of an interval of n rows in n / R pages, m missed rows occupy (n / R) (1 - e^(-m R / n)) pages.
+        """
+        lookups = max(self.lookups(num_samples), 1e-12)
+        horizon = _interp(num_pinned + slots, self._held, _HORIZONS)
+        beyond = np.clip(self._places[1:] - num_pinned[:, None], 0.0, self._sizes)
+        weight = beyond * -np.expm1(-self._heat * lookups) * np.exp(-self._heat * horizon[:, None])
+        total = weight.sum(1, keepdims=True)
+        missed = np.where(total > 0, weight / np.maximum(total, 1e-300), 0.0) * rows_read[:, None]
+        pages = np.maximum(beyond / rows_per_page, 1.0)
+        shared: Floats = (-pages * np.expm1(-missed / pages)).sum(1)
+        least: Floats = np.minimum(np.maximum(shared, rows_read / rows_per_page), rows_read)
+        return least
+
+    def _touched(self, num_samples: float) -> Floats:
+        """Rows before each place that a batch touches."""
+        found = self._touched_by.get(num_samples)
+        if found is None:
+            rows = np.cumsum(self._occupied(self.lookups(num_samples))) * self._uniques_factor(num_samples)
+            found = self._touched_by[num_samples] = np.concatenate(([0.0], rows))
+        return found
+
+    def _occupied(self, lookups: float) -> Floats:
+        """Rows of each interval that so many lookups of the table touch."""
+        found: Floats = self._sizes * -np.expm1(-self._heat * lookups)
+        return found
+
+    def _uniques_factor(self, num_samples: float) -> float:
+        points = [(size, rows) for size, rows in self.profile.uniques_per_batch if size > 0 and rows > 0]
+        if not points:
+            return 1.0
+        sizes, rows = np.array(points, np.float64).T
+        size = min(max(num_samples, float(sizes[0])), float(sizes[-1]))
+        measured = float(np.exp(_interp(np.log(size), np.log(sizes), np.log(rows))))
+        return measured / max(float(self._occupied(self.lookups(size)).sum()), 1e-12)
+
+    @cached_property
+    def _held(self) -> Floats:
+        """Rows that LRU holds if it forgets after each of ``_HORIZONS``: strictly rising."""
+        held: Floats = (self._sizes * -np.expm1(-self._heat * _HORIZONS[:, None])).sum(1)
+        return np.maximum.accumulate(held) + np.arange(len(held)) * 1e-9
+
+    def _measured(self, num_pinned: int, points: Curve) -> _Reads:
+        slots, reads = np.array(points, np.float64).T
+        if slots[0] > 0:
+            lookups = max(self.lookups(self.profile_batch), 1e-12)
+            most = float(self.distinct_beyond(self.profile_batch, num_pinned)) / lookups
+            slots, reads = np.concatenate(([0.0], slots)), np.concatenate(([max(most, reads[0])], reads))
+        return _Reads(num_pinned, slots, np.minimum.accumulate(reads))
+
+    def _approximate(self) -> _Reads:
+        """LRU by Che's approximation, for profiles without miss curves."""
+        lookups = max(self.lookups(self.profile_batch), 1e-12)
+        missed = self._occupied(lookups) * np.exp(-self._heat * _HORIZONS[:, None])
+        return _Reads(0, self._held, missed.sum(1) / lookups)
+
+    def _behind(self, curves: Sequence[_Reads], prefix: float, slots: Floats) -> Floats:
+        """Rows read per lookup behind one prefix: between the two measured ones around it."""
+        above = next((i for i, curve in enumerate(curves) if curve.num_pinned >= prefix), len(curves))
+        if above == len(curves) or (above == 0 and curves[0].num_pinned > prefix):
+            curve = curves[min(above, len(curves) - 1)]  # outside: in proportion to the lookups that are left
+            left = 1 - self.share_before([prefix, curve.num_pinned])
+            return _interp(slots, curve.slots, curve.reads) * (left[0] / max(left[1], 1e-12))
+        high = curves[above]
+        reads = _interp(slots, high.slots, high.reads)
+        if high.num_pinned == prefix:
+            return reads
+        low = curves[above - 1]
+        share = self.share_before([low.num_pinned, prefix, high.num_pinned])
+        part = (share[1] - share[0]) / max(share[2] - share[0], 1e-12)
+        return reads * part + _interp(slots, low.slots, low.reads) * (1 - part)
+
+
+def _interp(x: ArrayLike, xs: Floats, ys: Floats) -> Floats:
+    found: Floats = np.interp(x, xs, ys)
+    return found
+
+
+def _place_shares(profile: TableProfile, num_rows: int) -> tuple[Floats, Floats]:
+    """Places and the shares of lookups before them, from (0, 0) to (num_rows, 1), at most ``MAX_INTERVALS`` apart."""
+    curve = profile.place_curve_late or profile.place_curve or profile.heat_curve
+    points = np.array([(x, y) for x, y in curve if 0 < x <= num_rows], np.float64).reshape(-1, 2)
+    if len(points) > MAX_INTERVALS:
+        wanted = np.geomspace(points[0, 0], points[-1, 0], MAX_INTERVALS)
+        points = points[np.unique(np.clip(np.searchsorted(points[:, 0], wanted), 0, len(points) - 1))]
+    places, shares = np.concatenate(([0.0], points[:, 0])), np.concatenate(([0.0], points[:, 1]))
+    if places[-1] < num_rows:
+        places, shares = np.append(places, num_rows), np.append(shares, max(1.0, shares[-1]))
+    return places, np.maximum.accumulate(np.minimum(shares / max(shares[-1], 1e-12), 1.0))
+
+
+def read_profile(
+    tables: Sequence[EmbeddingConfig], profile: AccessProfile
+) -> tuple[dict[str, TableStatistics], list[str]]:
+    """Statistics by table, and notes of what of the profile is not used.
+
+    Raises ConfigError for an empty profile, a table that it does not have, ids beyond a table, no tables.
+    """
+    if not tables:
+        raise ConfigError("plan: there are no tables; give those of the model")
+    if profile.num_samples < 1 or not profile.tables:
+        raise ConfigError(
+            f"plan: the profile of {profile.source or 'this data'} is empty ({profile.num_samples} samples, "
+            f"{len(profile.tables)} tables); make it of data that has lookups, with hotrow profile"
+        )
+    if not any(table.num_lookups for table in profile.tables.values()):
+        raise ConfigError(
+            f"plan: the profile of {profile.source or 'this data'} has no lookups; make it of data that has some"
+        )
+    by_name: Mapping[str, TableProfile] = profile.tables
+    names = {table.name for table in tables}
+    missing = [table.name for table in tables if table.name not in by_name]
+    if missing:
+        raise ConfigError(
+            f"plan: tables {_list(missing)} are not in the profile, which has {_list(list(by_name))}; profile data "
+            "that has their features (hotrow profile), or leave the tables out"
+        )
+    found = {}
+    for table in tables:
+        of = by_name[table.name]
+        if of.num_rows > table.num_embeddings:
+            raise ConfigError(
+                f"plan: table {table.name!r} has {table.num_embeddings} rows, its profile {of.num_rows}: ids "
+                f"{table.num_embeddings} to {of.num_rows - 1} are beyond the table; give it {of.num_rows} rows, or "
+                "profile the data that it is made for"
+            )
+        found[table.name] = TableStatistics(table.num_embeddings, of, profile.num_samples, profile.batch_size)
+    foreign = [name for name in by_name if name not in names]
+    notes = [f"the profile's tables {_list(foreign)} are none of the model's: ignored"] if foreign else []
+    return found, notes
+
+
+def _list(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
