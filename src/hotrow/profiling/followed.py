@@ -26,10 +26,10 @@ Rows = NDArray[np.uint32]
 NEVER = 0xFFFFFFFF
 PREFIX_SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1 / 2)
 """Pinned prefixes that miss curves are made behind, beside none: shares of the places."""
-NUM_LRU_SIZES, NUM_SIMULATED_SIZES = 24, 12
-MAX_SIMULATED = 8 << 20
+NUM_SIZES, NUM_SIMULATED_SIZES = 24, 8
+MAX_SIMULATED = 4 << 20
 """First touches of batches that each cache of W-TinyLFU is simulated on, over all tables."""
-TABLE_SIMULATED = (1 << 17, 1 << 19)
+TABLE_SIMULATED = (1 << 16, 1 << 18)
 MIN_SIMULATED_ROWS = 4096
 NUM_PARTS = 4
 W_TINY_LFU = 3  # its number in the native caches
@@ -171,14 +171,9 @@ class Followed:
                 continue
             lru = self._lru(prefix, sizes, num_judged)
             found.append(lru)
-            tiny = self._simulated(simulated, prefix, sizes, num_judged, look_ahead, num_threads)
-            error = lru.error
-            if simulated.rate < 1.0:
-                error = max(error, 0.001) * (self.firsts.rate / simulated.rate) ** 0.5
-            if tiny:
-                found.append(
-                    MissCurve(policy="wtinylfu", num_pinned_rows=prefix, points=tiny, error=min(error, 1.0))
-                )
+            tiny = self._simulated(simulated, lru, num_judged, look_ahead, num_threads)
+            if tiny is not None:
+                found.append(tiny)
         return tuple(found)
 
     def _sizes(self, prefix: int) -> Ints:
@@ -188,7 +183,7 @@ class Followed:
             return np.empty(0, np.int64)
         least = int(np.ceil(np.diff(kept.begins()).max() / kept.rate))
         most = max(int(np.ceil(len(kept.places) / kept.rate)), least)
-        return np.unique(np.rint(np.geomspace(least, most, NUM_LRU_SIZES)).astype(np.int64))
+        return np.unique(np.rint(np.geomspace(least, most, NUM_SIZES)).astype(np.int64))
 
     def _lru(self, prefix: int, sizes: Ints, num_judged: float) -> MissCurve:
         stream = self.firsts.of_rows(self.firsts.places >= prefix, self.firsts.rate)
@@ -222,37 +217,43 @@ class Followed:
         return stream.of_rows(kept, stream.rate * rate)
 
     def _simulated(
-        self,
-        stream: Stream,
-        prefix: int,
-        sizes: Ints,
-        num_judged: float,
-        look_ahead: int,
-        num_threads: int,
-    ) -> Curve:
-        stream = stream.of_rows(stream.places >= prefix, stream.rate)
+        self, stream: Stream, lru: MissCurve, num_judged: float, look_ahead: int, num_threads: int
+    ) -> MissCurve | None:
+        """W-TinyLFU by simulations of a few sizes: what it reads more or less than LRU of the same rows, added to LRU
+        of all rows, so that most of the error of sampling cancels."""
+        stream = stream.of_rows(stream.places >= lru.num_pinned_rows, stream.rate)
         if not len(stream.rows):
-            return ()
-        some = np.unique(np.rint(np.linspace(0, len(sizes) - 1, NUM_SIMULATED_SIZES)).astype(np.int64))
+            return None
+        sizes = np.array([size for size, _ in lru.points])
+        some = sizes[np.unique(np.rint(np.linspace(0, len(sizes) - 1, NUM_SIMULATED_SIZES)).astype(np.int64))]
         rows, begins = as_native(stream.rows, np.uint32), stream.begins()
-        first_judged = int(np.searchsorted(stream.batches[begins[:-1]], self.half))
-        slots = [max(1, round(float(size) * stream.rate)) for size in sizes[some]]
         reads: Sequence[int] = load_native().simulate_caches(
             rows.ctypes.data,
             len(rows),
             begins.ctypes.data,
             len(begins) - 1,
             len(stream.places),
-            [(W_TINY_LFU, num) for num in slots],
+            [(W_TINY_LFU, max(1, round(float(size) * stream.rate))) for size in some],
             look_ahead,
-            first_judged,
+            int(np.searchsorted(stream.batches[begins[:-1]], self.half)),
             num_threads,
         )
-        expected = num_judged * stream.rate
-        points = (
-            (int(size), min(read / expected, 1.0)) for size, read in zip(sizes[some], reads) if read >= 0
+        fits = np.array(reads) >= 0
+        if not fits.any():
+            return None
+        some, ratios = some[fits], np.array(reads)[fits] / (num_judged * stream.rate)
+        more = ratios - self._lru_misses(stream, some, num_judged)
+        at = sizes >= some[0]
+        sums = np.array([ratio for _, ratio in lru.points])[at] + np.interp(
+            np.log(sizes[at]), np.log(some), more
         )
-        return tuple(points)
+        points = tuple((int(x), float(y)) for x, y in zip(sizes[at], np.clip(sums, 0.0, 1.0)))
+        error = lru.error
+        if stream.rate < self.firsts.rate:
+            error += _half_width([self._lru_misses(part, some, num_judged) for part in stream.of_parts()]) / 2
+        return MissCurve(
+            policy="wtinylfu", num_pinned_rows=lru.num_pinned_rows, points=points, error=min(error, 1.0)
+        )
 
     # -- distinct rows of batches --------------------------------------------------------------------------------------
 
