@@ -55,6 +55,10 @@ class Files:
         """Names in a directory, sorted."""
         return self.native.list(str(path))
 
+    def link(self, source: Path, target: Path) -> None:
+        """A second name of a file; a copy of it where the file system has no such thing."""
+        self.native.link(str(source), str(target))
+
     def rename(self, source: Path, target: Path) -> None:
         self.native.rename(str(source), str(target))
 

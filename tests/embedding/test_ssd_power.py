@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
 import pytest
 import torch
 from ssd_cases import OPTIMIZERS, batches, build, small_plan, tables_of
 
-from hotrow import StorageError
+from hotrow import Order, StorageError
 from hotrow.files import Files
 from hotrow.testing import FaultPlan
 
@@ -25,13 +26,24 @@ def train(collection, inputs):
         collection(collection.prefetch(features)).values().square().sum().backward()
 
 
-def opened(path):
-    return build(TABLES, plan=small_plan(TABLES, OPTIMIZER), optimizer=OPTIMIZER, storage_dir=path)
+def reversed_order(num_rows):
+    return Order.of(num_rows, np.arange(num_rows), np.arange(num_rows)[::-1])
 
 
-def train_and_commit(path, committed):
+ORDERS = {table.name: reversed_order(table.num_embeddings) for table in TABLES[:2]}
+
+
+def opened(path, orders=None):
+    plan = small_plan(TABLES, OPTIMIZER)
+    if orders:
+        plan = small_plan(TABLES, OPTIMIZER, num_slots=(59, 21))  # 32 and 9 of them are what the orders take
+        plan = plan.with_orders({name: order.order_id for name, order in orders.items()})
+    return build(TABLES, plan=plan, optimizer=OPTIMIZER, storage_dir=path, orders=orders)
+
+
+def train_and_commit(path, committed, orders=None):
     """All inputs, a commit every three; ``committed`` gets the steps of the commits that returned."""
-    with opened(path) as ssd:
+    with opened(path, orders) as ssd:
         for first in range(0, STEPS, EACH):
             train(ssd, INPUTS[first : first + EACH])
             ssd.commit(f"step-{ssd.step}")
@@ -53,20 +65,20 @@ def attempt(tmp_path, monkeypatch, expected):
     """Runs with a plan's rules; returns whether it was refused and how many calls it made, after checking the rest."""
     monkeypatch.setattr("hotrow.storage.budget.MIN_BUFFER_BYTES", 0)
 
-    def run(name, rules):
+    def run(name, rules, orders=None):
         plan, path, committed, is_refused = FaultPlan(), tmp_path / "some" / name, [0], False
         rules(plan)
         with monkeypatch.context() as patch:
             patch.setattr(Files, "of_machine", plan.files)
             try:
-                train_and_commit(path, committed)
+                train_and_commit(path, committed, orders)
             except StorageError as error:
                 assert "\n" not in str(error) and ("failed: " in str(error) or "cannot" in str(error)), error
                 is_refused = True
         num_calls = plan.calls()
         if "cut" in name:
             plan.power_cut(num_calls)
-        with opened(path) as ssd:
+        with opened(path, orders) as ssd:
             assert ssd.step in (committed[-1], committed[-1] + EACH)
             for array_name, array in ssd.row_arrays().items():
                 assert torch.equal(array, expected[ssd.step][array_name]), array_name
@@ -97,6 +109,20 @@ def test_power_goes_at_every_call(attempt, every):
 
         refused.append(attempt(f"cut-{nth}", off)[0])
     assert sum(refused) > 0.9 * len(refused)  # the background makes a few calls more or less each time
+
+
+@pytest.mark.parametrize("every", [32, EVERY[1]])
+def test_power_goes_at_every_call_with_tables_in_other_orders(attempt, every):
+    _, num_calls = attempt("whole", lambda plan: None, ORDERS)
+    refused = []
+    for nth in [*range(1, 40, 4), *sampled(num_calls, every)]:  # the files of orders are written first
+
+        def off(plan, nth=nth):
+            plan.record_writes()
+            plan.power_off("*", nth=nth)
+
+        refused.append(attempt(f"cut-{nth}", off, ORDERS)[0])
+    assert sum(refused) > 0.9 * len(refused)
 
 
 @pytest.mark.parametrize("every", EVERY)

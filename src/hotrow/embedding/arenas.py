@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from hotrow.embedding.tables import table_spec
 from hotrow.errors import BudgetTooSmall
 from hotrow.kernels import FeatureSpec, TableGroup
 from hotrow.optim import Optimizer
+from hotrow.orders import Order
 from hotrow.plans import Plan, TablePlan
 from hotrow.storage import (
     ARRIVAL_SLOT_BYTES,
@@ -63,18 +64,29 @@ def _arena(num_slots: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor
 
 
 def lay_out(
-    tables: Sequence[EmbeddingConfig], plan: Plan, optimizer: Optimizer
+    tables: Sequence[EmbeddingConfig],
+    plan: Plan,
+    optimizer: Optimizer,
+    orders: Mapping[str, Order] | None = None,
 ) -> tuple[list[TieredTable], Buffers]:
-    """Slots of every table under a plan, and the buffers they share. Raises BudgetTooSmall naming the table."""
-    buffers = Buffers.of(cache_bytes_of(tables, plan))
-    return [_lay_out_table(table, plan.tables[table.name], optimizer, True) for table in tables], buffers
+    """Slots of every table under a plan, and the buffers they share. Raises BudgetTooSmall naming the table.
+
+    orders: of tables whose rows are not at the place of their id.
+    """
+    buffers, orders = Buffers.of(cache_bytes_of(tables, plan)), orders or {}
+    layout = [_lay_out_table(t, plan.tables[t.name], optimizer, True, orders.get(t.name)) for t in tables]
+    return layout, buffers
 
 
 def lay_out_for_reading(
-    tables: Sequence[EmbeddingConfig], plan: Plan, optimizer: Optimizer
+    tables: Sequence[EmbeddingConfig],
+    plan: Plan,
+    optimizer: Optimizer,
+    orders: Mapping[str, Order] | None = None,
 ) -> list[TieredTable]:
     """As ``lay_out`` for slots that hold rows without their state. optimizer: whose state the records have."""
-    return [_lay_out_table(table, plan.tables[table.name], optimizer, False) for table in tables]
+    orders = orders or {}
+    return [_lay_out_table(t, plan.tables[t.name], optimizer, False, orders.get(t.name)) for t in tables]
 
 
 def cache_bytes_of(tables: Sequence[EmbeddingConfig], plan: Plan) -> int:
@@ -84,7 +96,11 @@ def cache_bytes_of(tables: Sequence[EmbeddingConfig], plan: Plan) -> int:
 
 
 def _lay_out_table(
-    table: EmbeddingConfig, planned: TablePlan, optimizer: Optimizer, with_state: bool
+    table: EmbeddingConfig,
+    planned: TablePlan,
+    optimizer: Optimizer,
+    with_state: bool,
+    order: Order | None,
 ) -> TieredTable:
     specs = array_specs(table, optimizer)
     record_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in specs.values())
@@ -94,17 +110,18 @@ def _lay_out_table(
         kept_bytes = table.data_type.row_bytes(table.embedding_dim) + ARRIVAL_SLOT_BYTES
     slot_bytes = kept_bytes + CACHE_SLOT_BYTES
     num_rows, num_dram = table.num_embeddings, 0
+    order_bytes = 0 if order is None else order.memory_bytes
     for segment in planned.segments:
         num_dram = segment.end if segment.tier is Tier.DRAM else num_dram
     num_pinned, num_slots = num_dram, num_dram
     if planned.cache is not None:
         capacity_bytes, num_first = planned.cache.capacity_bytes, planned.cache.num_pinned_rows
         num_cached = slots_within(
-            table.name, capacity_bytes, num_rows, num_rows - num_dram, slot_bytes, num_first
+            table.name, capacity_bytes, num_rows, num_rows - num_dram, slot_bytes, num_first, order_bytes
         )
         num_pinned, num_slots = num_dram + num_first, num_dram + num_cached
         if num_slots < num_rows and num_pinned >= num_slots:
-            least = capacity_for(num_first + 1, num_rows, slot_bytes, num_first)
+            least = capacity_for(num_first + 1, num_rows, slot_bytes, num_first, order_bytes)
             raise BudgetTooSmall(
                 f"table {table.name!r}: a cache of {capacity_bytes} bytes holds {num_cached} rows, and "
                 f"{num_first} are to be pinned in it beside others; give it at least {least} bytes"
@@ -120,14 +137,16 @@ def _lay_out_table(
         slot_bytes=slot_bytes,
         low=low,
         high=high,
-        description=_describe(table, specs, low, high),
+        description=_describe(table, specs, low, high, order),
+        order=order,
     )
 
 
 def _describe(
-    table: EmbeddingConfig, specs: dict[str, ArraySpec], low: float, high: float
+    table: EmbeddingConfig, specs: dict[str, ArraySpec], low: float, high: float, order: Order | None
 ) -> dict[str, object]:
-    """What the bytes of a table's records are, and what its unwritten rows are, in JSON values."""
+    """What the bytes of a table's records are, in which order, and what its unwritten rows are, in JSON values."""
+    named = {} if order is None or order.is_identity else {"order_id": order.order_id}
     return {
         "name": table.name,
         "num_embeddings": table.num_embeddings,
@@ -135,4 +154,5 @@ def _describe(
         "data_type": table.data_type.value,
         "record": [[n, str(d).removeprefix("torch."), list(s)] for n, (d, s) in specs.items()],
         "initial": [low, high],
+        **named,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from hotrow.embedding.tiered import TieredStore
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor, KeyedTensor
 from hotrow.optim import Optimizer, RowWiseAdagrad
+from hotrow.orders import Order
 from hotrow.plans import Plan
 
 DEFAULT_OPTIMIZER = RowWiseAdagrad(lr=0.01)
@@ -43,7 +44,8 @@ class EmbeddingBagCollection(Collection):
     values are functions of (seed, table name, row id). read_only: read the rows of ``from_commit`` where they lie,
     without a storage_dir: nothing is written there, outputs need no gradient, whatever would change rows raises
     ConfigError, and any number of threads and processes may look up at the same time. optimizer and seed are then those
-    of the commit.
+    of the commit. orders: in which order the places of a new storage_dir's tables are, by name; a commit has its own.
+    Row ids mean the same rows in any.
 
     Raises ConfigError for tables, plan, device or seed that cannot be run; ``forward`` raises DataError for a missing
     feature or lengths that do not add up, IdOutOfRange for an id outside its table (rows stay as they were).
@@ -63,6 +65,7 @@ class EmbeddingBagCollection(Collection):
         seed: int = 0,
         from_commit: str | Path | None = None,
         read_only: bool = False,
+        orders: Mapping[str, Order] | None = None,
     ) -> None:
         check_kind(tables, EmbeddingBagConfig, "EmbeddingBagCollection")
         check_tables(tables)
@@ -74,9 +77,10 @@ class EmbeddingBagCollection(Collection):
         check_device(device)
         check_plan(tables, plan, from_commit if storage_dir is None else storage_dir)
         if read_only:
-            super().__init__(open_read_only(tables, plan, storage_dir, from_commit))
+            super().__init__(open_read_only(tables, plan, storage_dir, from_commit, orders))
         else:
-            super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
+            seed = check_seed(seed)
+            super().__init__(make_store(tables, optimizer, seed, plan, storage_dir, from_commit, orders))
         self._is_weighted = is_weighted
         self._configs = list(tables)
 

@@ -18,7 +18,16 @@ from hotrow.document import take
 from hotrow.embedding.tables import random_key
 from hotrow.errors import FormatError
 from hotrow.kernels import Moves, TableGroup, TableSpec
-from hotrow.storage import MANIFEST_FILE, CommitManifest, Store, TieredTable, open_for_reading
+from hotrow.orders import Order
+from hotrow.storage import (
+    MANIFEST_FILE,
+    CommitManifest,
+    Places,
+    Store,
+    TieredTable,
+    committed_orders,
+    open_for_reading,
+)
 
 _STAGING_BYTES = 8 << 20
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
@@ -49,7 +58,12 @@ class CommittedRows:
             table.name: table for table in (_table_of(entry, self.where) for entry in manifest.tables)
         }
         self._index = {name: index for index, name in enumerate(self.tables)}
-        self._layout = [_layout_of(t, d) for t, d in zip(self.tables.values(), manifest.tables)]
+        orders = committed_orders(Path(path), manifest)
+        self._layout = [
+            _layout_of(t, d, orders.get(t.name)) for t, d in zip(self.tables.values(), manifest.tables)
+        ]
+        self.order_ids = {table.name: table.order_id for table in self._layout}
+        self._places = Places.of(self._layout)
         self._store: Store = open_for_reading(Path(path), self._layout, _STAGING_BYTES)
 
     def read(
@@ -62,18 +76,19 @@ class CommittedRows:
                 f"{self.where}: table {table!r} has {entry.num_rows} rows, not [{first}, {last})"
             )
         arrays = {name: torch.zeros(last - first, *s, dtype=d) for name, (d, s) in entry.arrays.items()}
-        places = torch.arange(first, last, dtype=torch.int64).to(torch.uint32)
-        begin = torch.zeros(len(self.tables) + 1, dtype=torch.int64)
-        begin[index + 1 :] = last - first
+        moves = self._places.range_of_rows(len(self.tables), index, first, last)
         records = torch.empty((last - first) * self._layout[index].record_bytes, dtype=torch.uint8)
         found = torch.zeros(last - first, dtype=torch.uint8)
-        self._store.read(
-            Moves(begin, places, places), records, found
-        )  # not the arena's slots: they are not read
-        slots = torch.arange(last - first, dtype=torch.int64).to(torch.uint32)
-        alone = Moves(torch.tensor([0, last - first]), places, slots)
+        self._store.read(moves, records, found)
+        alone = Moves(torch.tensor([0, last - first]), moves.places, moves.slots)
         kernels.write_moves(
-            _group_of(entry, arrays), alone, records, found, bounds=[entry.initial], seed=self._seed
+            _group_of(entry, arrays),
+            alone,
+            records,
+            found,
+            bounds=[entry.initial],
+            seed=self._seed,
+            row_ids=self._places.row_ids(moves),
         )
         return arrays if names is None else {name: arrays[name] for name in names}
 
@@ -100,7 +115,7 @@ def _table_of(entry: Mapping[str, Any], where: str) -> CommittedTable:
     )
 
 
-def _layout_of(table: CommittedTable, description: Mapping[str, Any]) -> TieredTable:
+def _layout_of(table: CommittedTable, description: Mapping[str, Any], order: Order | None) -> TieredTable:
     record_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in table.arrays.values())
     return TieredTable(
         name=table.name,
@@ -113,6 +128,7 @@ def _layout_of(table: CommittedTable, description: Mapping[str, Any]) -> TieredT
         low=table.initial[0],
         high=table.initial[1],
         description=dict(description),
+        order=order,
     )
 
 

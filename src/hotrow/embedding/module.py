@@ -299,6 +299,10 @@ class TableModule(nn.Module):
         """The tables' configurations, in order."""
         return list(self._store.tables)
 
+    def order_ids(self) -> dict[str, str]:
+        """The ``order_id`` of every table: in which order its places are. Rows have the same ids in any."""
+        return self._store.order_ids()
+
     def array_specs(self, table: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """A table's arrays by name, ``weight`` first: dtype, and shape of one row."""
         return self._store.array_specs([config.name for config in self._store.tables].index(table))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +21,7 @@ from hotrow.embedding.tables import check_device, check_plan, check_tables
 from hotrow.embedding.ticket import Ticket
 from hotrow.jagged import JaggedTensor, KeyedJaggedTensor
 from hotrow.optim import Optimizer
+from hotrow.orders import Order
 from hotrow.plans import Plan
 from hotrow.storage import Lease
 
@@ -48,15 +49,17 @@ class EmbeddingCollection(Collection):
         seed: int = 0,
         from_commit: str | Path | None = None,
         read_only: bool = False,
+        orders: Mapping[str, Order] | None = None,
     ) -> None:
         check_kind(tables, EmbeddingConfig, "EmbeddingCollection")
         check_tables(tables)
         check_device(device)
         check_plan(tables, plan, from_commit if storage_dir is None else storage_dir)
         if read_only:
-            super().__init__(open_read_only(tables, plan, storage_dir, from_commit))
+            super().__init__(open_read_only(tables, plan, storage_dir, from_commit, orders))
         else:
-            super().__init__(make_store(tables, optimizer, check_seed(seed), plan, storage_dir, from_commit))
+            seed = check_seed(seed)
+            super().__init__(make_store(tables, optimizer, seed, plan, storage_dir, from_commit, orders))
         self._need_indices = need_indices
         self._configs = list(tables)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hotrow import kernels
-from hotrow.core import DataType, EmbeddingConfig
+from hotrow.core import IDENTITY_ORDER, DataType, EmbeddingConfig
 from hotrow.embedding.lookup import Jagged, as_given, select_features
 from hotrow.embedding.tables import (
     check_trainable,
@@ -278,6 +278,10 @@ class TableStore:
         """Copy ``<table>.<state>`` arrays in. Raises ConfigError, before anything is written."""
         weights = {f"{table.name}.weight": rows for table, rows in zip(self.tables, self.rows)}
         self.load_arrays({**weights, **arrays})
+
+    def order_ids(self) -> dict[str, str]:
+        """The order of every table's places: that of the row ids in memory."""
+        return {table.name: IDENTITY_ORDER for table in self.tables}
 
     def close(self) -> None:
         """Let the rows go; every later operation raises ConfigError."""

@@ -26,6 +26,7 @@ from hotrow.core import (
 from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import FeatureSpec, TableSpec
 from hotrow.optim import Optimizer
+from hotrow.orders import Order
 from hotrow.plans import Plan, Representation
 
 _CHUNK_ROWS = 1 << 16
@@ -89,7 +90,7 @@ def features_of(tables: Sequence[EmbeddingConfig]) -> tuple[list[FeatureSpec], l
 def check_plan(tables: Sequence[EmbeddingConfig], plan: Plan | None, storage_dir: Any = None) -> None:
     """Raise ConfigError unless the rows of every table are in DRAM or, behind these, on SSD; in its own precision.
 
-    The message names the table and the tier, representation, precision, owner or order that this version cannot run.
+    The message names the table and the tier, representation, precision or owner that this version cannot run.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise ConfigError(f"plan={plan!r} is not a Plan; read a file with Plan.load(path)")
@@ -115,6 +116,18 @@ def check_plan(tables: Sequence[EmbeddingConfig], plan: Plan | None, storage_dir
             raise ConfigError(
                 f"plan: table {table.name!r} has rows on ssd; give storage_dir=, a directory for them, to a collection"
             )
+        if storage_dir is None:
+            check_order(plan, table.name, IDENTITY_ORDER)
+
+
+def check_order(plan: Plan, table: str, order_id: str) -> None:
+    """Raise ConfigError, naming both orders, unless the plan's places are those of the rows."""
+    planned = plan.tables[table].order_id
+    if planned != order_id:
+        raise ConfigError(
+            f"plan: table {table!r}: foreign order_id {planned!r}; its rows are in order {order_id!r}; make the plan "
+            "for these rows (hotrow rebalance writes one beside the checkpoint), or open those that it was made for"
+        )
 
 
 def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
@@ -124,10 +137,6 @@ def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
         raise ConfigError(
             f"{where} is {planned.num_rows} x {planned.embedding_dim}, the collection's is {table.num_embeddings} x "
             f"{table.embedding_dim}; make the plan from these tables"
-        )
-    if planned.order_id != IDENTITY_ORDER:
-        raise ConfigError(
-            f"{where}: foreign order_id {planned.order_id!r}; these rows are in order {IDENTITY_ORDER!r}"
         )
     is_behind_ssd = False
     for segment in planned.segments:
@@ -146,6 +155,22 @@ def _check_table_plan(table: EmbeddingConfig, plan: Plan) -> None:
             raise ConfigError(
                 f"{rows}: precision {segment.data_type.value} in a {table.data_type.value} table {remedy} "
                 "of one precision"
+            )
+
+
+def check_orders(tables: Sequence[EmbeddingConfig], orders: Mapping[str, Order] | None) -> None:
+    """Raise ConfigError unless the orders are of tables of these names and sizes."""
+    sizes = {table.name: table.num_embeddings for table in tables}
+    for name, order in (orders or {}).items():
+        if name not in sizes:
+            raise ConfigError(f"orders: no table is named {name!r}; tables are {', '.join(sizes)}")
+        if not isinstance(order, Order):
+            raise ConfigError(
+                f"orders: {order!r} of table {name!r} is not an Order; read a file with Order.load(path)"
+            )
+        if order.num_rows != sizes[name]:
+            raise ConfigError(
+                f"orders: table {name!r} has {sizes[name]} rows, the order {order.order_id!r} is of {order.num_rows}"
             )
 
 

@@ -103,6 +103,9 @@ class TieredStore(TableStore):
         super().trace(tracer)
         self.tiers.tracer = tracer
 
+    def order_ids(self) -> dict[str, str]:
+        return {table.name: table.order_id for table in self.tiers.tables}
+
     def num_row_bytes(self) -> int:
         return sum(t.num_embeddings * t.data_type.row_bytes(t.embedding_dim) for t in self.tables)
 
@@ -231,7 +234,7 @@ class TieredStore(TableStore):
         number = 1 if last is None else last[1].number + 1
 
         def write(directory: Path) -> CommitManifest:
-            self.tiers.commit(directory)
+            self._commit_files(directory)
             return self.manifest(number)
 
         return self.directory.commit(name, write)
@@ -239,8 +242,12 @@ class TieredStore(TableStore):
     def commit_into(self, directory: Path) -> None:
         """The files of a commit in an existing directory, durable but for the directory's own name."""
         _ = self.group
-        self.tiers.commit(directory)
+        self._commit_files(directory)
         self.directory.save(self.manifest(1), directory)
+
+    def _commit_files(self, directory: Path) -> None:
+        self.tiers.commit(directory)
+        self.directory.link_orders([table.order for table in self.tiers.tables], directory)
 
     def manifest(self, number: int) -> CommitManifest:
         assert self.optimizer is not None

@@ -9,7 +9,7 @@ from hotrow.storage.budget import (
     slots_within,
 )
 from hotrow.storage.choosing import CacheChoice, Trial, Window, choose_cache
-from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory
+from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory, committed_orders, order_file
 from hotrow.storage.dividing import choose_plan
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
@@ -42,8 +42,10 @@ __all__ = [
     "capacity_for",
     "choose_cache",
     "choose_plan",
+    "committed_orders",
     "open_for_reading",
     "open_native_store",
+    "order_file",
     "slots_within",
     "staging_for",
 ]

@@ -4,6 +4,7 @@
 per slot                row, optimizer state, the row's id where its random numbers ask for it (BF16), and what
                         the cache knows of it (``CACHE_SLOT_BYTES``; of a pinned one ``PINNED_SLOT_BYTES``)
 per row of the table    ``INDEX_ROW_BYTES``: which run file has it
+per moved row           what its order takes (``Order.memory_bytes``), if it has one
 per table               its share of an eighth of the caches: records on their way in (staging) and out (write
                         buffer, and what two writers gather), no more than ``MAX_STAGING_BYTES``,
                         ``MAX_BUFFER_BYTES`` and ``MAX_WRITER_BYTES``
@@ -64,27 +65,36 @@ SPARED_BYTES = CACHE_SLOT_BYTES - PINNED_SLOT_BYTES
 
 
 def slots_within(
-    name: str, capacity_bytes: int, num_rows: int, num_ssd_rows: int, slot_bytes: int, num_pinned: int = 0
+    name: str,
+    capacity_bytes: int,
+    num_rows: int,
+    num_ssd_rows: int,
+    slot_bytes: int,
+    num_pinned: int = 0,
+    order_bytes: int = 0,
 ) -> int:
     """Slots of a cache of ``capacity_bytes`` in front of ``num_ssd_rows`` of a table's ``num_rows``.
 
-    num_pinned: of these slots; if it is not below what is returned, they do not fit. Raises BudgetTooSmall if there is
-    not even one.
+    num_pinned: of these slots; if it is not below what is returned, they do not fit. order_bytes: of the table's order.
+    Raises BudgetTooSmall if there is not even one.
     """
-    left = capacity_bytes - -(-capacity_bytes // 8) - num_rows * INDEX_ROW_BYTES
+    known_bytes = num_rows * INDEX_ROW_BYTES + order_bytes
+    left = capacity_bytes - -(-capacity_bytes // 8) - known_bytes
     num_slots = min((left + num_pinned * SPARED_BYTES) // slot_bytes, num_ssd_rows) if left > 0 else 0
     if num_slots < 1:
         raise BudgetTooSmall(
             f"table {name!r}: a cache of {capacity_bytes} bytes holds no row: {num_rows} rows on ssd take "
-            f"{num_rows * INDEX_ROW_BYTES} bytes to find them, one cached row {slot_bytes}; give it at least "
-            f"{capacity_for(1, num_rows, slot_bytes)} bytes"
+            f"{known_bytes} bytes to find them, one cached row {slot_bytes}; give it at least "
+            f"{capacity_for(1, num_rows, slot_bytes, 0, order_bytes)} bytes"
         )
     return num_slots
 
 
-def capacity_for(num_slots: int, num_rows: int, slot_bytes: int, num_pinned: int = 0) -> int:
+def capacity_for(
+    num_slots: int, num_rows: int, slot_bytes: int, num_pinned: int = 0, order_bytes: int = 0
+) -> int:
     """The least capacity in bytes that gives ``num_slots`` slots, ``num_pinned`` of them pinned."""
-    left = num_slots * slot_bytes - num_pinned * SPARED_BYTES + num_rows * INDEX_ROW_BYTES
+    left = num_slots * slot_bytes - num_pinned * SPARED_BYTES + num_rows * INDEX_ROW_BYTES + order_bytes
     return -(-left * 8 // 7)
 
 

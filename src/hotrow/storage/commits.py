@@ -4,7 +4,8 @@
 
     <storage_dir>/hotrow-rows.json        says what this directory is; locked by the process that has it open
     <storage_dir>/rows/                   working files of the store; nobody else's
-    <storage_dir>/commits/<name>/         one commit: run files (hard links), rows.json, collection.json
+    <storage_dir>/orders/                 orders that tables are in, by digest
+    <storage_dir>/commits/<name>/         one commit: run files and orders (hard links), rows.json, collection.json
 
 A commit is written under a name that begins with ``.tmp-``, synced, then renamed: it is there whole or not at all.
 """
@@ -16,15 +17,17 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hotrow.core import IDENTITY_ORDER
 from hotrow.document import Document, take
 from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError
 from hotrow.files import Files
+from hotrow.orders import Order
 
 MARKER_FILE = "hotrow-rows.json"
 MANIFEST_FILE = "collection.json"
@@ -73,6 +76,30 @@ class CommitManifest(Document):
         return found
 
 
+def order_file(table: int) -> str:
+    """The file of a table's order in a commit."""
+    return f"order-{table:05d}.safetensors"
+
+
+def committed_orders(
+    commit: Path, manifest: CommitManifest, read: Callable[[Path], bytes] = Path.read_bytes
+) -> dict[str, Order]:
+    """The orders of a commit's tables that are not in identity order, by name. Raises FormatError, StorageError."""
+    found = {}
+    for index, table in enumerate(manifest.tables):
+        named = table.get("order_id", IDENTITY_ORDER)
+        if named == IDENTITY_ORDER:
+            continue
+        order = Order.load(commit / order_file(index), read)
+        if order.order_id != named or order.num_rows != table.get("num_embeddings"):
+            raise FormatError(
+                f"{commit / order_file(index)}: is order {order.order_id!r} of {order.num_rows} rows, the commit names "
+                f"{named!r} of {table.get('num_embeddings')}: it was altered"
+            )
+        found[str(table.get("name"))] = order
+    return found
+
+
 class RowsDirectory:
     """A storage directory, created if need be, and locked until ``close``.
 
@@ -83,6 +110,7 @@ class RowsDirectory:
     def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
         self.rows, self.commits = self.path / "rows", self.path / "commits"
+        self.orders = self.path / "orders"
         self._lock, self._owner = -1, os.getpid()
         self.files = files or Files.of_machine()
         try:
@@ -140,6 +168,43 @@ class RowsDirectory:
             self.files.sync_directory(directory)
         except OSError as error:
             raise _refused(directory, "write", error) from error
+
+    def orders_of(self, commit: Path, manifest: CommitManifest) -> dict[str, Order]:
+        """As ``committed_orders``."""
+        return committed_orders(commit, manifest, self.files.read)
+
+    def keep_orders(self, orders: Sequence[Order | None]) -> None:
+        """Have the files of these orders, durable, for the commits to come."""
+        files = self.files
+        try:
+            for order in orders:
+                path = self._order_path(order)
+                if order is None or path is None or files.exists(path):
+                    continue
+                files.make_durable_directory(self.orders)
+                partial = path.with_suffix(".partial")
+                if files.exists(partial):
+                    files.remove(partial)
+                order.save(partial, files.write)
+                files.rename(partial, path)
+                files.sync_directory(self.orders)
+        except OSError as error:
+            raise _refused(self.orders, "write", error) from error
+
+    def link_orders(self, orders: Sequence[Order | None], directory: Path) -> None:
+        """The files of the tables' orders in the directory of a commit."""
+        try:
+            for index, order in enumerate(orders):
+                path = self._order_path(order)
+                if path is not None:
+                    self.files.link(path, directory / order_file(index))
+        except OSError as error:
+            raise _refused(directory, "write", error) from error
+
+    def _order_path(self, order: Order | None) -> Path | None:
+        if order is None or order.is_identity:
+            return None
+        return self.orders / f"{order.order_id.removeprefix('sha256:')}.safetensors"
 
     def clear_rows(self) -> None:
         """Delete the working files: what was never committed."""
