@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from hotrow.jagged import Batch, JaggedTensor, KeyedJaggedTensor, KeyedTensor
     from hotrow.measurements import Hardware
+    from hotrow.orders import Order
     from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
     from hotrow.profiles import AccessProfile
     from hotrow.profiling import profile
@@ -51,6 +52,7 @@ _MODULE_OF = {
     "AccessProfile": "hotrow.profiles",
     "profile": "hotrow.profiling",
     "Hardware": "hotrow.measurements",
+    "Order": "hotrow.orders",
     **dict.fromkeys(("CacheSpec", "Owner", "Plan", "Representation", "Segment", "TablePlan"), "hotrow.plans"),
     **dict.fromkeys(
         (
@@ -99,6 +101,7 @@ __all__ = [
     "KeyedJaggedTensor",
     "KeyedTensor",
     "NativeUnavailable",
+    "Order",
     "Owner",
     "Plan",
     "PlanInfeasible",
