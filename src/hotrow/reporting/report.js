@@ -121,18 +121,18 @@
       traces.push(line(points, stretch.where, {
         fill: "tozeroy", line: { color: shade, width: 3 }, fillcolor: shade + "55", showlegend: false,
         mode: points.length < 3 ? "lines+markers" : "lines", text: points.map(() => stretchHover(stretch)),
-        hovertemplate: "first %{x:,.0f} rows take %{y:.1%} of accesses<br>%{text}<extra></extra>",
+        hovertemplate: "%{y:.1%} of accesses<br>%{text}<extra></extra>",
       }));
     }
     const other = (points, name, dash) => points && points.length && traces.push(line(points, name, {
-      line: { color: color("text"), width: 1.3, dash: dash }, hovertemplate: name + ": first %{x:,.0f} rows take %{y:.1%}<extra></extra>",
+      line: { color: color("text"), width: 1.3, dash: dash }, hovertemplate: "%{y:.1%} " + name + "<extra></extra>",
     }));
-    other(table.by_heat, "hottest rows first (the best order)", "dot");
-    other(table.late, "last quarter of the pass", "dash");
+    other(table.by_heat, "if the hottest rows came first", "dot");
+    other(table.late, "in the last quarter of the pass", "dash");
     draw("heat", traces, layout(
-      Object.assign({ title: { text: "places" } }, places(scale, table.rows)),
+      Object.assign({ title: { text: "places" }, unifiedhovertitle: { text: "the first %{x:,.0f} rows" } }, places(scale, table.rows)),
       { title: { text: "share of accesses" }, tickformat: ".0%", range: [0, 1.03] },
-      { hovermode: "closest", hoverdistance: 60, height: 340, annotations: regionLabels(table) },
+      { hovermode: "x unified", hoverdistance: 30, height: 340, annotations: regionLabels(table) },
     ));
   }
 
