@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hotrow.errors import ConfigError
 
@@ -32,3 +33,38 @@ def num_threads() -> int | None:
             f"HOTROW_NUM_THREADS={text!r} is not a whole number of at least 1; unset it or give one"
         )
     return int(text)
+
+
+def world_size() -> int:
+    """``WORLD_SIZE``, which ``torchrun`` sets: ranks of this job; 1 without it."""
+    return _whole_number("WORLD_SIZE", 1)
+
+
+def rank() -> int:
+    """``RANK``, which ``torchrun`` sets: this process among the ranks; 0 without it."""
+    return _whole_number("RANK", 0)
+
+
+def local_rank() -> int:
+    """``LOCAL_RANK``, which ``torchrun`` sets: this rank's number on its machine; 0 without it."""
+    return _whole_number("LOCAL_RANK", 0)
+
+
+def _whole_number(name: str, default: int) -> int:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    if not text.isdigit():
+        raise ConfigError(f"{name}={text!r} is not a whole number; unset it or give one")
+    return int(text)
+
+
+def hardware_file() -> Path:
+    """Where ``hotrow probe`` keeps what it measured of this machine: ``HOTROW_HARDWARE``, or in the user's cache.
+
+    That is ``$XDG_CACHE_HOME/hotrow/hardware.json``, below ``~/.cache`` without it.
+    """
+    named = os.environ.get("HOTROW_HARDWARE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hotrow" / "hardware.json"

@@ -20,6 +20,7 @@ COMMANDS = (
     "quickstart",
     "doctor",
     "prepare",
+    "probe",
     "explain",
     "train",
     "evaluate",
