@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hotrow.core import DataType, EmbeddingBagConfig, Tier
 from hotrow.document import Document
 from hotrow.errors import ConfigError, FormatError, PlanInfeasible, StorageError
+from hotrow.interop import PlannerStats
+from hotrow.interop.torchrec_planner import TableStats
 from hotrow.measurements import Hardware, Measurement
 from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
 from hotrow.profiles import AccessProfile, DriftPoint, MissCurve, TableProfile
@@ -74,10 +76,23 @@ def example_profile() -> AccessProfile:
     return AccessProfile(tables={"items": items}, num_samples=2000, batch_size=256, source="clicks")
 
 
+def example_torchrec_stats() -> PlannerStats:
+    items = TableStats(
+        height=1000,
+        expected_lookups=180,
+        mrc_hist_counts=(100.0, 40.0, 20.0, 20.0),
+        cacheability=0.35,
+        pooling_factors=(2.5, 2.5),
+        load_factor=0.25,
+    )
+    return PlannerStats(tables={"items": items}, batch_size=128, world_size=2, source="clicks")
+
+
 EXAMPLES: dict[str, Document] = {
     "plan": example_plan(),
     "hardware": example_hardware(),
     "profile": example_profile(),
+    "torchrec-stats": example_torchrec_stats(),
 }
 
 

@@ -1,4 +1,5 @@
-"""To and from TorchRec: jagged tensors and pooled outputs without a copy, configurations, whole collections.
+"""To and from TorchRec: jagged tensors and pooled outputs without a copy, configurations, whole collections, and
+statistics for its planner (``planner_stats``).
 
 ``state_dict`` needs no conversion: keys, shapes and dtypes are the same, so each side loads the other's.
 """
@@ -12,10 +13,22 @@ from typing import TYPE_CHECKING, Any, overload
 from hotrow.core import DataType, EmbeddingBagConfig, EmbeddingConfig
 from hotrow.embedding import convert_config
 from hotrow.errors import ConfigError, DataError
+from hotrow.interop.torchrec_planner import PlannerStats, planner_stats, torchrec_constraints, torchrec_tables
 from hotrow.jagged import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 if TYPE_CHECKING:
     import torchrec
+
+__all__ = [
+    "PlannerStats",
+    "from_torchrec",
+    "from_torchrec_configs",
+    "planner_stats",
+    "to_torchrec",
+    "to_torchrec_configs",
+    "torchrec_constraints",
+    "torchrec_tables",
+]
 
 
 def _library(name: str = "torchrec") -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hotrow.core import EmbeddingConfig
 from hotrow.errors import ConfigError, DataError, IdOutOfRange
-from hotrow.jagged import Batch
+from hotrow.profiling.inputs import jagged
 
 Ints = NDArray[np.int64]
 _DENSE_ROWS = 1 << 22
@@ -84,7 +84,7 @@ def sample_inputs(
     parts: list[list[tuple[Any, Any]]] = [[] for _ in features]
     num_inputs = num_sampled = 0
     for number, batch in enumerate(batches):
-        bags = batch.sparse if isinstance(batch, Batch) else batch
+        bags = jagged(batch)
         size = bags.stride()
         is_taken = rng.random(size) < share
         num_inputs, num_sampled = num_inputs + size, num_sampled + int(is_taken.sum())
