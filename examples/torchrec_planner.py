@@ -32,7 +32,6 @@ planner = EmbeddingShardingPlanner(
     batch_size=BATCH,
     constraints=stats.constraints(sharding_types=["table_wise"], compute_kernels=["fused_uvm_caching"]),
     proposer=[EmbeddingOffloadScaleupProposer()],
-    debug=False,
 )
 for name, table in planner.plan(model, [EmbeddingBagCollectionSharder()]).plan[""].items():
     share = table.cache_params.load_factor or 1.0
