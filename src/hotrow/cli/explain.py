@@ -64,7 +64,7 @@ def command(
     facts = facts_of(this, seen, None if measured is None else read_measured(measured), str(profile))
     changes = None if other is None else differences_of(this, other)
     if html is not None:
-        write_html(html, facts, seen, changes, str(plan))
+        write_html(html, facts, seen, changes, plan.name)
     if json_:
         found: dict[str, Any] = facts_json(facts)
         if changes is not None:

@@ -358,6 +358,11 @@ def _unknown(plan: Plan, notes: Mapping[str, Any], profile: AccessProfile | None
     return tuple(found)
 
 
+def _source(profile: AccessProfile | None) -> dict[str, Any]:
+    """What the notes would say of a profile."""
+    return {} if profile is None else {"source": profile.source, "num_samples": profile.num_samples}
+
+
 def facts_of(
     plan: Plan,
     profile: AccessProfile | None = None,
@@ -398,7 +403,7 @@ def facts_of(
         bound_method=_text(bound.get("method")),
         prices=_numbers(notes.get("prices")),
         fingerprint=_mapping(notes.get("fingerprint")),
-        profile=_mapping(notes.get("profile")),
+        profile=_mapping(notes.get("profile")) or _source(profile),
         search=_mapping(notes.get("search")),
         measured=measured,
         unknown=_unknown(plan, notes, profile),

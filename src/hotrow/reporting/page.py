@@ -7,7 +7,7 @@ all requests.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -193,54 +193,69 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f'<tr><th scope="row">{escape(name)}</th>{texts}</tr>'
 
 
-_COLUMNS = (
-    ("table", "text"),
-    ("where", ""),
-    ("rows", "number"),
-    ("dim", "number"),
-    ("in memory", "number"),
-    ("on ssd", "number"),
-    ("cache", "text"),
-    ("cache size", "number"),
-    ("pinned", "number"),
-    ("hit rate", "number"),
-    ("rows read a step", "number"),
-    ("measured", "number"),
-    ("dram", "number"),
-    ("ssd", "number"),
-)
-"""Columns of the table of tables, and how they sort: as texts, as numbers, not at all."""
-
-
 def _cell(text: str, key: float | None, kind: str = "") -> str:
     data = "" if key is None else f' data-key="{key:.9g}"'
     style = f' class="{kind}"' if kind else ""
     return f"<td{style}{data}>{escape(text)}</td>"
 
 
-def _table_row(index: int, table: TableFacts) -> str:
-    cache = table.cache
-    dram, ssd = (table.tier_bytes.get(tier.value, 0.0) for tier in (Tier.DRAM, Tier.SSD))
-    in_memory, on_ssd = table.rows_at("hbm", "dram"), table.num_ssd_rows
-    reads, found = (table.rows_read_per_step, table.measured_rows_read) if cache else (None, None)
+def _size_cell(num_bytes: float) -> str:
+    return _cell(bytes_text(num_bytes) if num_bytes else "", num_bytes)
+
+
+def _count_cell(count: float | None) -> str:
+    return _cell("" if count is None else count_text(count), count)
+
+
+def _rows_cell(num_rows: int) -> str:
+    return _cell(count_text(num_rows) if num_rows else "", num_rows)
+
+
+def _cache_cell(table: TableFacts) -> str:
+    return _cell(table.cache.policy if table.cache else "", None, "text")
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[TableFacts], bool], Callable[[TableFacts], str]]] = {
+    "rows": ("number", lambda t: True, lambda t: _rows_cell(t.num_rows)),
+    "dim": ("number", lambda t: True, lambda t: _cell(str(t.embedding_dim), t.embedding_dim)),
+    "in memory": ("number", lambda t: True, lambda t: _rows_cell(t.rows_at("hbm", "dram"))),
+    "on ssd": ("number", lambda t: t.num_ssd_rows > 0, lambda t: _rows_cell(t.num_ssd_rows)),
+    "cache": ("text", lambda t: t.cache is not None, _cache_cell),
+    "cache size": (
+        "number",
+        lambda t: t.cache is not None,
+        lambda t: _size_cell(t.cache.capacity_bytes if t.cache else 0),
+    ),
+    "pinned": ("number", lambda t: t.rows_at(PINNED) > 0, lambda t: _rows_cell(t.rows_at(PINNED))),
+    "hit rate": ("number", lambda t: t.hit_rate is not None, lambda t: _cell(hit_text(t), t.hit_rate)),
+    "rows read a step": (
+        "number",
+        lambda t: bool(t.cache and t.rows_read_per_step is not None),
+        lambda t: _count_cell(t.rows_read_per_step if t.cache else None),
+    ),
+    "measured": (
+        "number",
+        lambda t: bool(t.cache and t.measured_rows_read is not None),
+        lambda t: _count_cell(t.measured_rows_read if t.cache else None),
+    ),
+    "hbm": ("number", lambda t: "hbm" in t.tier_bytes, lambda t: _size_cell(t.tier_bytes.get("hbm", 0.0))),
+    "dram": ("number", lambda t: True, lambda t: _size_cell(t.tier_bytes.get("dram", 0.0))),
+    "ssd": ("number", lambda t: t.num_ssd_rows > 0, lambda t: _size_cell(t.tier_bytes.get("ssd", 0.0))),
+}
+"""Columns of the table of tables behind its name: how they sort, which tables have them, their cells.
+
+A column that no table has is left out.
+"""
+
+
+def _table_row(index: int, table: TableFacts, columns: Sequence[str]) -> str:
     name = escape(table.name)
     if index < MAX_DRAWN_TABLES:
         name = f'<button type="button" class="open" data-table="{index}">{name}</button>'
     cells = [
         f'<th scope="row">{name}</th>',
         f'<td class="text where" data-where="{index}">{escape(_where_text(table))}</td>',
-        _cell(count_text(table.num_rows), table.num_rows),
-        _cell(str(table.embedding_dim), table.embedding_dim),
-        _cell(count_text(in_memory) if in_memory else "", in_memory),
-        _cell(count_text(on_ssd) if on_ssd else "", on_ssd),
-        _cell(cache.policy if cache else "", None, "text"),
-        _cell(bytes_text(cache.capacity_bytes), cache.capacity_bytes) if cache else "<td></td>",
-        _cell(count_text(table.rows_at(PINNED)), table.rows_at(PINNED)) if cache else "<td></td>",
-        _cell(hit_text(table), table.hit_rate),
-        _cell("" if reads is None else count_text(reads), reads),
-        _cell("" if found is None else count_text(found), found, "measured"),
-        _cell(bytes_text(dram) if dram else "", dram),
-        _cell(bytes_text(ssd) if ssd else "", ssd),
+        *(_COLUMNS[column][2](table) for column in columns),
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -250,28 +265,26 @@ def _where_text(table: TableFacts) -> str:
 
 
 def _tables(facts: PlanFacts) -> str:
-    """Every table, and the panel of one; columns that nobody has are left out."""
-    has_measured = any(t.measured_rows_read is not None and t.cache for t in facts.tables)
-    heads = "".join(_column_head(name, kind) for name, kind in _COLUMNS)
-    rows = "".join(_table_row(index, table) for index, table in enumerate(facts.tables))
-    no_measured = "" if has_measured else " no-measured"
+    """Every table, and the panel of one."""
+    columns = [name for name, (_, has_it, _) in _COLUMNS.items() if any(map(has_it, facts.tables))]
+    heads = [_column_head("table", "text"), '<th scope="col" class="text">where</th>']
+    heads += [_column_head(name, _COLUMNS[name][0]) for name in columns]
+    rows = "".join(_table_row(index, table, columns) for index, table in enumerate(facts.tables))
     return (
         '<section id="tables"><h2>Tables</h2>'
         '<p class="lead">Those that read most first. A click on a column sorts by it, one on a table shows its curves '
         "below.</p>"
         '<p><label>Find <input id="find" type="search" autocomplete="off" placeholder="part of a name"></label> '
         f'<span id="found" role="status">{plural(len(facts.tables), "table")}</span></p>'
-        f'<div class="scroll tall"><table id="all" class="sortable{no_measured}"><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll tall"><table id="all"><thead><tr>{"".join(heads)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 
 def _column_head(name: str, kind: str) -> str:
-    style = "measured" if name == "measured" else "" if kind == "number" else "text"
-    inside = escape(name)
-    if kind:
-        inside = f'<button type="button" class="sort" data-kind="{kind}">{inside}</button>'
-    return f'<th scope="col" class="{style}">{inside}</th>'
+    style = ' class="text"' if kind == "text" else ""
+    button = f'<button type="button" class="sort" data-kind="{kind}">{escape(name)}</button>'
+    return f'<th scope="col"{style}>{button}</th>'
 
 
 def _words(facts: PlanFacts, difference: PlanDifference | None) -> str:

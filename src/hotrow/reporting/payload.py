@@ -174,14 +174,26 @@ def _remarks(profile: TableProfile, batch_size: int) -> list[list[str]]:
                 f"{count_text(uniques[nearest])} of {count_text(nearest)} samples in the mean",
             ]
         )
-    for law, numbers in profile.fits.items():
-        texts = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items()]
-        found.append([f"fit: {law}", ", ".join(texts)])
+    found += [[f"fit: {law}", _fit_text(numbers)] for law, numbers in profile.fits.items()]
     counts = "exact" if profile.exact else "estimated"
     found.append(["counts", f"{counts}{f' ({profile.how})' if profile.how else ''}"])
     if profile.sampled < 1:
         found.append(["followed for reuse", f"{share_text(profile.sampled)} of the rows"])
     return found
+
+
+def _fit_text(numbers: Mapping[str, float]) -> str:
+    """Parameters and goodness of a fit; flags (``is_``) where they hold."""
+    texts = []
+    for name, value in numbers.items():
+        label = name.replace("_", " ")
+        if name.startswith("is_"):
+            texts += [label[3:]] if value else []
+        else:
+            texts.append(
+                f"{label[4:]} {count_text(value)}" if name.startswith("num_") else f"{label} {value:.3g}"
+            )
+    return ", ".join(texts)
 
 
 def _with_cuts(curve: Curve, table: TableFacts) -> Curve:
