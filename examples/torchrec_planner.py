@@ -17,8 +17,7 @@ configs = [
 model = torchrec.EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
 
 
-def batches():
-    """Users come again seldom, items often."""
+def batches():  # users come again seldom, items often
     for seed in range(500):
         user, item = torch.rand((2, BATCH), generator=torch.Generator().manual_seed(seed))
         ids = (torch.cat([user, item**8]) * ROWS).long()
