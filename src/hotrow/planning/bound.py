@@ -25,6 +25,7 @@ CLOSE_ENOUGH = 1e-6
 """Of the dual, relative."""
 LP_TABLES = 1000
 """Above so many tables the dual alone is the bound."""
+MAX_BISECTIONS = 12
 MIP_COLUMNS = 12000
 MIP_NODES = 4000
 
@@ -152,36 +153,64 @@ def tighten(
     Integer where ``MIP_COLUMNS`` suffice, with ranks told apart; else the linear relaxation with cuts on the owned
     candidates that two, three, ... of do not fit on one rank. Nothing is done above ``LP_TABLES``.
     """
-    open_ = _open(problem, dual, known)
-    left = deadline - clock()
-    if problem.num_tables > LP_TABLES or left <= 0.05 or not known.is_feasible:
+    if problem.num_tables > LP_TABLES or deadline - clock() <= 0.05 or not known.is_feasible:
         return Tightened(dual.value, None, "lagrangian")
+    value, method = dual.value, "lagrangian"
+    if problem.num_ranks > 1:
+        value, method = _destroy(problem, dual, known, deadline, clock), "lp"
+    open_ = np.union1d(_open(problem, dual, known.seconds), known.choice)
+    left = deadline - clock()
+    if known.seconds - value <= 5e-4 * known.seconds or left <= 0.05:
+        return Tightened(value, None, method)
     num_owned = int(problem.is_owned[open_].sum())
     columns = len(open_) + num_owned * (problem.num_ranks - 1)
     if columns <= MIP_COLUMNS:
-        return _branch(problem, dual, known, open_, left)
-    return Tightened(max(dual.value, _relaxed(problem, known, open_, left)), None, "lp")
+        return _branch(problem, value, known, open_, left)
+    return Tightened(value, None, method)
 
 
-def _open(problem: Problem, dual: Dual, known: Solution) -> Ints:
-    """Candidates that a better plan than the known one may have; of a table without any, the cheapest.
+def _open(problem: Problem, dual: Dual, seconds: float) -> Ints:
+    """Candidates that a plan of at most so many seconds may have.
 
-    A candidate that alone makes a rank slower than the known plan, or does not fit on one, is in none.
+    A candidate that alone makes a rank slower, or does not fit on one beside the least of the others, is in none.
     """
     scores = dual.scores(problem)
-    slack = known.seconds - dual.value
+    slack = seconds - dual.value
     keep = scores <= slack * (1 + 1e-9) + 1e-12
     alone = problem.base + problem.lump
     least = np.minimum.reduceat(problem.base, problem.starts[:-1])
     others = least.sum(0) - least  # what the other tables take of any rank at the least
     floor = np.concatenate((np.zeros(problem.num_bounded), problem.constants)) + others[problem.table_of]
-    roof = np.concatenate((problem.limits.max(0), np.full(len(problem.constants), known.seconds)))
+    roof = np.concatenate((problem.limits.max(0), np.full(len(problem.constants), seconds)))
     keep &= (alone + floor <= roof * (1 + 1e-9)).all(1)
-    keep[known.choice] = True
     return np.flatnonzero(keep)
 
 
-def _branch(problem: Problem, dual: Dual, known: Solution, open_: Ints, left: float) -> Tightened:
+def _destroy(
+    problem: Problem, dual: Dual, known: Solution, deadline: float, clock: Callable[[], float]
+) -> float:
+    """Seconds that no plan is below, by bisection: where the linear relaxation of what plans of at most so many
+    seconds may have is infeasible, or above them. (Destructive improvement: Klein, Scholl, EJOR 112(2), 1999.)
+    """
+    low, high = dual.value, known.seconds
+    for _ in range(MAX_BISECTIONS):
+        left = deadline - clock()
+        if high - low <= 5e-4 * high or left <= 0.05:
+            break
+        target = 0.5 * (low + high)
+        open_ = _open(problem, dual, target)
+        if len(np.unique(problem.table_of[open_])) < problem.num_tables:
+            low = target
+            continue
+        value = _relaxed(problem, target, open_, left)
+        if value > target:
+            low = target
+        else:
+            low, high = max(low, value), target
+    return low
+
+
+def _branch(problem: Problem, value: float, known: Solution, open_: Ints, left: float) -> Tightened:
     """Branch and bound by HiGHS, for as many nodes and as much time as there is."""
     from scipy.sparse import csr_matrix
 
@@ -217,12 +246,11 @@ def _branch(problem: Problem, dual: Dual, known: Solution, open_: Ints, left: fl
         ],
         integrality=integrality,
         bounds=optimize.Bounds(
-            np.append(np.zeros(len(candidate)), dual.value / known.seconds * (1 - 1e-9)),
+            np.append(np.zeros(len(candidate)), value / known.seconds * (1 - 1e-9)),
             np.append(np.ones(len(candidate)), 1.0 + 1e-9),
         ),
         options={"node_limit": MIP_NODES, "time_limit": left, "mip_rel_gap": 5e-4},
     )
-    value = dual.value
     if found.mip_dual_bound is not None and np.isfinite(found.mip_dual_bound):
         value = max(value, min(float(found.mip_dual_bound) * (1 - 1e-9), 1.0) * known.seconds)
     solution = None
@@ -242,19 +270,19 @@ def _read(problem: Problem, candidate: Ints, rank: Ints, x: Floats) -> Solution:
     return solution_of(problem, choice, owner)
 
 
-def _relaxed(problem: Problem, known: Solution, open_: Ints, left: float) -> float:
-    """The linear relaxation in the mean over ranks, with cuts on lumps; no more than the known plan."""
+def _relaxed(problem: Problem, seconds: float, open_: Ints, left: float) -> float:
+    """The linear relaxation in the mean over ranks, with cuts on lumps; infinite if above ``seconds``."""
     from scipy.sparse import csr_matrix
 
     optimize = _optimize()
     bounded, average = problem.num_bounded, problem.average[open_]
     scale = np.concatenate(
-        (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), known.seconds))
+        (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), seconds))
     )
     is_objective = np.arange(average.shape[1]) >= bounded
     matrix = np.column_stack(((average / scale).T, np.where(is_objective, -1.0, 0.0)))
     upper = -problem.offset / scale
-    cuts, most = lump_cuts(problem, known, open_)
+    cuts, most = lump_cuts(problem, seconds, open_)
     matrix = np.concatenate((matrix, np.column_stack((cuts, np.zeros(len(cuts))))))
     one_each = csr_matrix(
         (np.ones(len(open_)), (problem.table_of[open_], np.arange(len(open_)))),
@@ -266,17 +294,17 @@ def _relaxed(problem: Problem, known: Solution, open_: Ints, left: float) -> flo
         b_ub=np.concatenate((upper, most)),
         A_eq=one_each,
         b_eq=np.ones(problem.num_tables),
-        bounds=[(0.0, 1.0)] * len(open_) + [(None, 1.0)],
+        bounds=[(0.0, 1.0)] * len(open_) + [(None, 1.0 + 1e-9)],
         method="highs",
         options={"time_limit": left},
     )
     if found.status == 2:
-        return known.seconds
-    return float(found.fun) * known.seconds if found.status == 0 else -np.inf
+        return np.inf
+    return float(found.fun) * seconds if found.status == 0 else -np.inf
 
 
-def lump_cuts(problem: Problem, known: Solution, open_: Ints) -> tuple[Floats, Floats]:
-    """Rows that hold for every plan better than the known one: of owned candidates that take more than 1 / (k + 1) of
+def lump_cuts(problem: Problem, seconds: float, open_: Ints) -> tuple[Floats, Floats]:
+    """Rows that hold for every plan of at most so many seconds: of owned candidates that take more than 1 / (k + 1) of
     what a rank has left of a column beside what every plan puts there, at most k are on each rank.
 
     Rows [cuts, open candidates], and what each is at most.
@@ -284,7 +312,7 @@ def lump_cuts(problem: Problem, known: Solution, open_: Ints) -> tuple[Floats, F
     if problem.num_ranks == 1 or not problem.is_owned[open_].any():
         return np.zeros((0, len(open_))), np.zeros(0)
     least = np.minimum.reduceat(problem.base[open_], _starts_of(problem.table_of[open_])).sum(0)
-    limits = np.concatenate((problem.limits.max(0), known.seconds - problem.constants))
+    limits = np.concatenate((problem.limits.max(0), seconds - problem.constants))
     left = limits - least
     rows: list[NDArray[np.float64]] = []
     most: list[float] = []

@@ -7,7 +7,7 @@ minimised, over ranks and columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -68,6 +68,17 @@ class Problem:
         """The first candidate of least score of every table. [tables]"""
         found = np.append(score, np.inf)[self.padded].argmin(1)
         return self.starts[:-1] + found
+
+    def part(self, candidates: Ints) -> Problem:
+        """The problem with these candidates alone, ascending, at least one of each table."""
+        starts = np.searchsorted(candidates, self.starts).astype(np.int64)
+        return replace(
+            self,
+            base=self.base[candidates],
+            lump=self.lump[candidates],
+            is_owned=self.is_owned[candidates],
+            starts=starts,
+        )
 
     def loads(self, choice: Ints, owner: Ints) -> Floats:
         """Every rank's columns, less the limits, with the constants: feasible is at most 0. [ranks, columns]"""

@@ -1,4 +1,4 @@
-"""The search: choices at the dual's prices, repaired to feasibility and polished by local search.
+"""The search: choices at the dual's prices, repaired to feasibility, polished by local search, rebuilt in parts.
 
 Moves are: another candidate for a table, another rank for a table that one rank owns, two tables of two ranks changing
 places, and two tables changing candidates at once. A move's merit is exact (limits first, then the longest rank), with
@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hotrow.planning.bound import Dual, solve_dual, tighten
 from hotrow.planning.problem import Floats, Ints, Problem, Solution, solution_of
+from hotrow.planning.rebuild import Rebuilder
 
 EXCESS_WEIGHT = 1e3
 """Of limits that are exceeded, in units of a step's seconds."""
@@ -24,7 +26,10 @@ SCORE_WEIGHT = 0.02
 POOL = 4000
 PAIRS = 320
 MAX_ROUNDS = 400
-MAX_KICKS = 24
+MAX_REBUILT, REBUILT_TABLES = 4000, 400
+"""Times that a few tables are taken out and put back, and for how many tables."""
+LUMPS = (0.5, 0.25, 0.1, 0.03)
+"""Shares of a rank that are tried as the most of what it owns of one table."""
 GOOD_ENOUGH = 1e-3
 """A gap below which nothing more is tried."""
 
@@ -60,7 +65,13 @@ def solve(
         branch_seconds = 20.0 if problem.num_tables <= 200 else 3.0
     dual = solve_dual(problem, deadline if seconds is None else begin + 0.5 * seconds)
     search = LocalSearch(problem, dual, seed, deadline)
-    best = search.run()
+    best = search.polished()
+    for most in LUMPS if problem.num_ranks > 1 else ():
+        if search.is_over(best):
+            break
+        found = _with_small_lumps(problem, dual, most, seed, deadline)
+        best = found if found is not None and found.is_better_than(best) else best
+    best = search.rebuilt(best)
     bound, method = dual.value, "lagrangian"
     if best.is_feasible and best.seconds - bound > GOOD_ENOUGH * best.seconds:
         tightened = tighten(problem, dual, best, min(deadline, time.monotonic() + branch_seconds))
@@ -69,6 +80,23 @@ def solve(
             best = tightened.solution
     is_complete = time.monotonic() < deadline and dual.is_converged
     return Found(best, min(bound, best.seconds), dual.prices, method, is_complete)
+
+
+def _with_small_lumps(
+    problem: Problem, dual: Dual, most: float, seed: int, deadline: float
+) -> Solution | None:
+    """The best solution in which what one rank owns of a table is at most a share of a rank, or of its seconds.
+
+    Large tables are striped then, and what is owned is easy to balance.
+    """
+    unit = np.concatenate((problem.limits.max(0), np.full(len(problem.constants), max(dual.value, 1e-12))))
+    small = np.flatnonzero((problem.lump <= most * np.maximum(unit, 1e-12)).all(1))
+    if len(small) == len(problem.base) or len(np.unique(problem.table_of[small])) < problem.num_tables:
+        return None
+    part = problem.part(small)
+    search = LocalSearch(part, solve_dual(part, deadline), seed, deadline)
+    found = search.polished(num_starts=3)
+    return solution_of(problem, small[found.choice], found.owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,32 +125,36 @@ class LocalSearch:
 
     def __init__(self, problem: Problem, dual: Dual, seed: int, deadline: float = np.inf) -> None:
         self.problem, self.dual, self.deadline = problem, dual, deadline
-        self.rng = np.random.default_rng(seed)
+        self.seed, self.rng = seed, np.random.default_rng(seed)
         self.scores = dual.scores(problem)
         self.scale = np.maximum(problem.limits.mean(0), 1e-12)
         self.unit = max(abs(dual.value), 1e-12)
         order = np.argsort(self.scores, kind="stable")[: max(POOL, problem.num_tables + 1)]
         self.pool = np.sort(order)
 
-    def run(self) -> Solution:
-        """Local search from the dual's choices, then from the best one with some tables changed at random."""
+    def polished(self, num_starts: int = 99) -> Solution:
+        """The best that local search makes of the dual's choices."""
         best: Solution | None = None
-        for choice in self._starts():
-            found = self._polish(choice, self.assign(choice))
+        for choice in islice(self._starts(), num_starts):
+            found = self.polish(choice, self.assign(choice))
             best = found if best is None or found.is_better_than(best) else best
-            if self._is_over(best):
-                return best
-        assert best is not None
-        kicks = MAX_KICKS if self.problem.num_tables <= 300 else 0
-        for _ in range(kicks):
-            choice, owner = self._kick(best)
-            found = self._polish(choice, owner)
-            best = found if found.is_better_than(best) else best
-            if self._is_over(best):
+            if self.is_over(best):
                 break
+        assert best is not None
         return best
 
-    def _is_over(self, best: Solution | None) -> bool:
+    def rebuilt(self, best: Solution) -> Solution:
+        """A solution with some tables taken out and put back, many times."""
+        if self.is_over(best):
+            return best
+        rounds = MAX_REBUILT if self.problem.num_tables <= REBUILT_TABLES else 0
+        found = Rebuilder(self.problem, self.dual, self.seed, self.deadline, GOOD_ENOUGH).run(best, rounds)
+        if rounds and found.is_better_than(best):
+            found = self.polish(found.choice, found.owner)
+            best = found if found.is_better_than(best) else best
+        return best
+
+    def is_over(self, best: Solution | None) -> bool:
         if time.monotonic() > self.deadline:
             return True
         if best is None or not best.is_feasible:
@@ -145,18 +177,6 @@ class LocalSearch:
         yield problem.cheapest(bounded.max(1) + 1e-6 * self.scores / self.unit)
         if problem.is_owned.any() and not problem.is_owned.all():
             yield problem.cheapest(bounded.max(1) + np.where(problem.is_owned, 1e6, 0.0))
-
-    def _kick(self, best: Solution) -> tuple[Ints, Ints]:
-        """The best solution with a few tables given another candidate of the pool, or another rank."""
-        problem = self.problem
-        choice, owner = best.choice.copy(), best.owner.copy()
-        count = min(problem.num_tables, 2 + int(self.rng.integers(4)))
-        for table in self.rng.choice(problem.num_tables, count, replace=False):
-            options = self.pool[problem.table_of[self.pool] == table]
-            if len(options):
-                choice[table] = self.rng.choice(options)
-            owner[table] = self.rng.integers(problem.num_ranks) if problem.is_owned[choice[table]] else -1
-        return choice, owner
 
     # -- ranks for owned tables
 
@@ -215,7 +235,7 @@ class LocalSearch:
 
     # -- local search
 
-    def _polish(self, choice: Ints, owner: Ints) -> Solution:
+    def polish(self, choice: Ints, owner: Ints) -> Solution:
         choice, owner = choice.copy(), owner.copy()
         loads = self.problem.loads(choice, owner)
         kinds = [self._changes, self._relocations, self._exchanges, self._pairs]
