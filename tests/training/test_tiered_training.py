@@ -126,7 +126,8 @@ def test_a_checkpoint_on_ssd_is_evaluated(dataset: Path, tmp_path: Path) -> None
     trainer.model.embeddings.close()
     found = evaluate_checkpoint(tmp_path / "run", dataset, "test")
     assert found["metrics"] == result.metrics["test"]
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoints", "history.jsonl", "rows"]
+    names = ["checkpoints", "history.jsonl", "measured.json", "rows"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
 
 
 def test_commits_are_incremental(dataset: Path, tmp_path: Path) -> None:

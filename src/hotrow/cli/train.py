@@ -175,9 +175,17 @@ def show(result: dict[str, Any]) -> None:
         ("train loss", _number(result["train_loss"])),
         *metric_rows(result["metrics"]),
         ("checkpoint", result["checkpoint"]),
+        *part_rows(result.get("measured") or {}),
         ("curves", f"{result['run_dir']}/history.jsonl{_tensorboard(Path(result['run_dir']))}"),
     ]
     print_table(f"{result['name']}", rows)
+
+
+def part_rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a step and its parts took, beside what the plan predicted."""
+    from hotrow.training import comparison_rows
+
+    return comparison_rows(measured)
 
 
 def inherited_rows(taken: dict[str, Any] | None) -> list[tuple[str, str]]:

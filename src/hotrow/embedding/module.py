@@ -370,8 +370,12 @@ class TableModule(nn.Module):
         """
         return self._store.storage_stats()
 
+    def rows_read(self) -> dict[str, int]:
+        """Rows read from SSD so far by table; empty where all rows are in memory."""
+        return self._store.rows_read()
+
     def trace(self, tracer: Tracer) -> None:
-        """Add spans to ``tracer`` from now on: update, and for rows on SSD translate, read, write back, commit rows."""
+        """Add spans to ``tracer`` from now on: lookup, update; of rows on SSD translate, read, write back, wait."""
         self._store.trace(tracer)
 
     def close(self) -> None:

@@ -34,6 +34,10 @@ class ReadOnlyStore(TieredStore):
         self._group, self._is_stale = tiers.group, False
         self._specs = [array_specs(table, None) for table in tables]
 
+    def rows_read(self) -> dict[str, int]:
+        """Not counted by table: ``storage_stats`` has the sum."""
+        return {}
+
     def check_writable(self, what: str) -> None:
         self._refuse(what)
 

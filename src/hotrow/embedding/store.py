@@ -96,6 +96,10 @@ class TableStore:
         """Nothing is stored elsewhere."""
         return {}
 
+    def rows_read(self) -> dict[str, int]:
+        """No rows come from elsewhere."""
+        return {}
+
     def trace(self, tracer: Tracer) -> None:
         """Time what is done to rows from now on."""
         self.tracer = tracer
@@ -132,7 +136,8 @@ class TableStore:
 
     def pool(self, values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
         """Pooled rows, fp32 ``[B, W]``. Raises IdOutOfRange or DataError naming feature, sample position and value."""
-        return kernels.pooled_lookup(self.group, values, offsets, weights)
+        with self.tracer.span("lookup"):
+            return kernels.pooled_lookup(self.group, values, offsets, weights)
 
     def lookup(
         self, values: Tensor, offsets: Tensor, weights: Tensor | None, selection: Sequence[int], num_keys: int

@@ -99,6 +99,11 @@ class TieredStore(TableStore):
     def storage_stats(self) -> dict[str, int]:
         return self.tiers.stats()
 
+    def rows_read(self) -> dict[str, int]:
+        """Rows read from SSD so far, those that are pinned from the beginning included, by table."""
+        counts: list[int] = self.tiers.fetched_by_table.tolist()
+        return {table.name: count for table, count in zip(self.tables, counts)}
+
     def trace(self, tracer: Tracer) -> None:
         super().trace(tracer)
         self.tiers.tracer = tracer

@@ -127,6 +127,7 @@ class TieredRows:
         self._fault: str | None = None
         self.tracer = NO_TRACE
         self.num_fetched = self.num_written_back = self.num_lookups = self.num_taken_back = 0
+        self.fetched_by_table = torch.zeros(len(self.tables), dtype=torch.int64)
         self._load_pinned()
 
     @property
@@ -178,7 +179,8 @@ class TieredRows:
         if slots is not None:
             return slots
         try:
-            return self._claim_in_turn(lease)
+            with self.tracer.span("wait"):
+                return self._claim_in_turn(lease)
         finally:
             with self._state:
                 self._num_claims -= 1
@@ -353,6 +355,7 @@ class TieredRows:
             with self.tracer.span("read"):
                 self._fill_piece(self.group, piece, num_threads)
         self.num_fetched += len(moves)
+        self.fetched_by_table += moves.begin.diff()
 
     def _fill_piece(self, group: TableGroup, piece: Moves, num_threads: int | None) -> None:
         records = torch.empty(kernels.moved_bytes(group, piece), dtype=torch.uint8)

@@ -7,19 +7,23 @@ from hotrow.training.curves import tensorboard_available
 from hotrow.training.evaluation import evaluate
 from hotrow.training.exporting import Export, export_weights, opened_for_export
 from hotrow.training.history import History, read_history
+from hotrow.training.measuring import MEASURED_FILE, PartTimes, comparison_rows, measured, save_measured
 from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence, TerminalProgress
+from hotrow.training.rebalancing import rebalance
 from hotrow.training.starting import Inheritance, StartFrom
 from hotrow.training.trainer import Trainer, TrainingResult, weighted_loss
 from hotrow.training.using import LoadedModel, evaluate_checkpoint, load_model
 
 __all__ = [
+    "MEASURED_FILE",
     "Columns",
     "Export",
     "History",
     "Inheritance",
     "LoadedModel",
     "Model",
+    "PartTimes",
     "Progress",
     "RunConfig",
     "Silence",
@@ -29,6 +33,7 @@ __all__ = [
     "TrainingResult",
     "build",
     "build_tables",
+    "comparison_rows",
     "data_manifest",
     "endless",
     "evaluate",
@@ -37,8 +42,11 @@ __all__ = [
     "export_weights",
     "load_model",
     "lr_factor",
+    "measured",
     "opened_for_export",
     "read_history",
+    "rebalance",
+    "save_measured",
     "tensorboard_available",
     "training_loader",
     "weighted_loss",
