@@ -114,6 +114,15 @@ Array<uint32_t> row_hashes(uintptr_t rows, int64_t count, uint32_t seed) {
   return array_of(std::move(found));
 }
 
+std::pair<Array<uint32_t>, Array<uint32_t>> renumber(uintptr_t rows, int64_t count) {
+  profiling::Renumbered found;
+  {
+    const nb::gil_scoped_release release;
+    found = profiling::renumber(span_of<uint32_t>(rows, count));
+  }
+  return {array_of(std::move(found.rows)), array_of(std::move(found.numbers))};
+}
+
 Array<uint32_t> first_touches(uintptr_t rows, uintptr_t groups, int64_t count, int64_t num_rows) {
   std::vector<uint32_t> found;
   {
@@ -179,6 +188,7 @@ void bind_profiling(nb::module_& m) {
       .def_prop_ro("num_samples", &AccessCounters::num_samples)
       .def("table", &AccessCounters::table, "index"_a, nb::rv_policy::reference_internal);
   m.def("row_hashes", &row_hashes, "rows"_a, "count"_a, "seed"_a);
+  m.def("renumber", &renumber, "rows"_a, "count"_a);
   m.def("first_touches", &first_touches, "rows"_a, "groups"_a, "count"_a, "num_rows"_a);
   m.def("stack_distances", &stack_distances, "rows"_a, "count"_a, "begin"_a, "num_groups"_a, "num_rows"_a);
   m.def("sum_distinct", &sum_distinct, "rows"_a, "samples"_a, "count"_a, "num_rows"_a, "num_samples"_a);

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <bit>
 
 #include "hotrow/pool.h"
@@ -46,13 +45,6 @@ int64_t find_outside(const Id* ids, int64_t begin, int64_t end, int64_t limit, i
 
 }  // namespace
 
-uint32_t row_hash(uint32_t row, uint32_t seed) {
-  uint64_t mixed = (static_cast<uint64_t>(row) + 1 + (static_cast<uint64_t>(seed) << 32)) * 0x9E3779B97F4A7C15u;
-  mixed ^= mixed >> 29;
-  mixed *= 0xBF58476D1CE4E5B9u;
-  return static_cast<uint32_t>(mixed >> 32);
-}
-
 TableCounter::TableCounter(const TableOptions& options)
     : num_rows(options.num_rows),
       options_(options),
@@ -77,6 +69,7 @@ void TableCounter::add_as(const BatchIds& batch, std::span<const int32_t> featur
   const Offset* offsets = as<Offset>(batch.offsets);
   const int64_t size = batch.num_samples;
   for (int64_t sample = 0; sample < size; ++sample) {
+    if (first_sample + sample >= stretch_end_) begin_stretch(first_sample + sample);
     for (const int32_t feature : features) {
       const int64_t bag = feature * size + sample;
       const auto begin = static_cast<int64_t>(offsets[bag]), end = static_cast<int64_t>(offsets[bag + 1]);
@@ -86,34 +79,52 @@ void TableCounter::add_as(const BatchIds& batch, std::span<const int32_t> featur
   }
 }
 
+void TableCounter::begin_stretch(int64_t sample) {
+  window_ = windows.at(static_cast<uint32_t>(sample));
+  is_followed_ = follows(static_cast<uint32_t>(sample));
+  const int64_t per_window = windows.samples_per_window(), per_span = static_cast<int64_t>(samples_per_span_);
+  stretch_end_ = std::min((sample / per_window + 1) * per_window, (sample / per_span + 1) * per_span);
+}
+
 template <typename Id>
 void TableCounter::add_bag(const Id* ids, int64_t num_ids, uint32_t sample, const Id* end) {
-  if (num_ids == 0) return;
-  uint64_t* window = windows.at(sample);
-  const bool is_followed = follows(sample);
-  for (int64_t i = 0; i < num_ids; ++i) {
-    const auto row = static_cast<uint32_t>(ids[i]);
-    ++window[place_group(row)];
-    if (is_dense_) {
-      if (ids + i + kAhead < end) {
-        const auto ahead = static_cast<uint64_t>(ids[i + kAhead]);  // may be another table's: an address, not read
-        __builtin_prefetch(reinterpret_cast<const char*>(dense.entries()) + ahead * sizeof(DenseCounts::Entry), 1);
-      }
-      DenseCounts::Entry& entry = dense.entries()[row];
-      const int bits = entry.count == 0 ? 33 : std::bit_width(entry.last ^ sample);
-      num_distinct += entry.count == 0;
-      ++stamp_bits[static_cast<size_t>(bits)];
-      entry.count += entry.count != 0xFFFFFFFFu;
-      entry.last = sample;
-    } else if (--skip_ == 0) {
+  for (int64_t i = 0; i < num_ids; ++i) ++window_[place_group(static_cast<uint32_t>(ids[i]))];
+  num_lookups += num_ids;
+  if (is_dense_) {
+    count_row_by_row(ids, num_ids, sample, end);
+  } else {
+    for (int64_t i = 0; i < num_ids; ++i) {
+      if (--skip_ != 0) continue;
       random_ = random_ * 1664525u + 1013904223u;
       skip_ = 1 + (random_ >> 25);
       ++num_head_sampled;
-      if (head_sample.size() < kMaxHeadSample) head_sample.push_back(row);
+      if (head_sample.size() < kMaxHeadSample) head_sample.push_back(static_cast<uint32_t>(ids[i]));
     }
-    if (is_followed && row_hash(row) < row_threshold) follow(row, sample);
   }
-  num_lookups += num_ids;
+  if (!is_followed_) return;
+  for (int64_t i = 0; i < num_ids; ++i) {
+    const auto row = static_cast<uint32_t>(ids[i]);
+    if (row_hash(row) < row_threshold) follow(row, sample);
+  }
+}
+
+template <typename Id>
+void TableCounter::count_row_by_row(const Id* ids, int64_t num_ids, uint32_t sample, const Id* end) {
+  DenseCounts::Entry* entries = dense.entries();
+  int64_t num_new = 0;
+  for (int64_t i = 0; i < num_ids; ++i) {
+    if (ids + i + kAhead < end) {
+      const auto ahead = static_cast<uint64_t>(ids[i + kAhead]);  // may be another table's: an address, not read
+      __builtin_prefetch(reinterpret_cast<const char*>(entries) + ahead * sizeof(DenseCounts::Entry), 1);
+    }
+    DenseCounts::Entry& entry = entries[static_cast<uint32_t>(ids[i])];
+    const int bits = entry.count == 0 ? 33 : std::bit_width(entry.last ^ sample);
+    num_new += entry.count == 0;
+    ++stamp_bits[static_cast<size_t>(bits)];
+    entry.count += entry.count != 0xFFFFFFFFu;
+    entry.last = sample;
+  }
+  num_distinct += num_new;
 }
 
 void TableCounter::count_bag(int64_t num_ids) {
@@ -128,6 +139,7 @@ void TableCounter::count_bag(int64_t num_ids) {
 void TableCounter::follow(uint32_t row, uint32_t sample) {
   if (static_cast<int64_t>(events.size()) >= options_.max_events) {
     make_room();
+    stretch_end_ = 0;
     if (row_hash(row) >= row_threshold || !follows(sample)) return;
   }
   events.push_back({row, sample});

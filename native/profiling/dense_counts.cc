@@ -1,4 +1,3 @@
-#include <bit>
 #include <cstring>
 
 #include "hotrow/profiling.h"
@@ -9,12 +8,6 @@ namespace {
 constexpr int kSubBits = 5;  // 32 groups to a power of two
 constexpr uint32_t kNumSingle = 64;
 }  // namespace
-
-int place_group(uint32_t place) {
-  if (place < kNumSingle) return static_cast<int>(place);
-  const int shift = std::bit_width(place) - 1 - kSubBits;
-  return static_cast<int>(kNumSingle) + ((shift - 1) << kSubBits) + static_cast<int>((place >> shift) & 31u);
-}
 
 uint32_t group_begin(int group) {
   if (group < static_cast<int>(kNumSingle)) return static_cast<uint32_t>(group);

@@ -7,6 +7,30 @@
 
 namespace hotrow::profiling {
 
+Renumbered renumber(std::span<const uint32_t> rows) {
+  uint32_t all_bits = 0;
+  std::vector<uint64_t> pairs(rows.size()), other(rows.size());  // row and position
+  for (size_t i = 0; i < rows.size(); ++i) {
+    pairs[i] = static_cast<uint64_t>(rows[i]) << 32 | i;
+    all_bits |= rows[i];
+  }
+  for (int shift = 32; shift < 64 && all_bits >> (shift - 32) != 0; shift += 8) {
+    std::array<size_t, 257> begin{};
+    for (const uint64_t pair : pairs) ++begin[(pair >> shift & 255) + 1];
+    for (size_t digit = 0; digit < 256; ++digit) begin[digit + 1] += begin[digit];
+    for (const uint64_t pair : pairs) other[begin[pair >> shift & 255]++] = pair;
+    std::swap(pairs, other);
+  }
+  Renumbered found;
+  found.numbers.resize(rows.size());
+  for (const uint64_t pair : pairs) {
+    const auto row = static_cast<uint32_t>(pair >> 32);
+    if (found.rows.empty() || found.rows.back() != row) found.rows.push_back(row);
+    found.numbers[static_cast<uint32_t>(pair)] = static_cast<uint32_t>(found.rows.size() - 1);
+  }
+  return found;
+}
+
 std::vector<uint32_t> first_touches(std::span<const uint32_t> rows, std::span<const uint32_t> groups,
                                     int64_t num_rows) {
   std::vector<uint32_t> last(static_cast<size_t>(num_rows), kNever);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -18,6 +19,14 @@ namespace hotrow::profiling {
 inline constexpr int64_t kMaxRows = (int64_t{1} << 32) - 2;
 /// Samples of one pass.
 inline constexpr int64_t kMaxSamples = (int64_t{1} << 32) - 1;
+
+/// The hash that decides which rows are followed, and other independent ones (seed > 0).
+inline uint32_t row_hash(uint32_t row, uint32_t seed = 0) {
+  uint64_t mixed = (static_cast<uint64_t>(row) + 1 + (static_cast<uint64_t>(seed) << 32)) * 0x9E3779B97F4A7C15u;
+  mixed ^= mixed >> 29;
+  mixed *= 0xBF58476D1CE4E5B9u;
+  return static_cast<uint32_t>(mixed >> 32);
+}
 
 /// num_rows: 0 for unknown, the largest id + 1. is_dense: a count per row, as long as it fits. max_events: lookups that
 /// are followed. batch_size: samples of a batch; time is sampled in spans of sixteen of them.
@@ -55,7 +64,11 @@ struct Event {
 
 /// Places in groups: one by one below 64, then 32 to each power of two.
 inline constexpr int kNumGroups = 64 + 26 * 32;
-int place_group(uint32_t place);
+inline int place_group(uint32_t place) {
+  if (place < 64) return static_cast<int>(place);
+  const int shift = std::bit_width(place) - 6;
+  return 32 + (shift << 5) + static_cast<int>((place >> shift) & 31u);
+}
 uint32_t group_begin(int group);  // its first place
 
 /// Lookups of groups of places over time, in at most 64 equal windows whose length doubles as the pass goes on.
@@ -132,6 +145,9 @@ class TableCounter {
   void add_as(const BatchIds& batch, std::span<const int32_t> features, int64_t first_sample);
   template <typename Id>
   void add_bag(const Id* ids, int64_t num_ids, uint32_t sample, const Id* end);
+  template <typename Id>
+  void count_row_by_row(const Id* ids, int64_t num_ids, uint32_t sample, const Id* end);
+  void begin_stretch(int64_t sample);
   void follow(uint32_t row, uint32_t sample);
   void make_room();
   int64_t num_followed_rows();
@@ -140,6 +156,10 @@ class TableCounter {
   TableOptions options_;
   bool is_dense_;
   uint64_t samples_per_span_;
+  // Of samples before stretch_end_: their time window, and whether they are followed.
+  uint64_t* window_ = nullptr;
+  int64_t stretch_end_ = 0;
+  bool is_followed_ = true;
   uint32_t random_ = 0x9E3779B9u;
   uint32_t skip_ = 64;
 };
@@ -168,8 +188,11 @@ class AccessCounters {
   int64_t num_samples_ = 0;
 };
 
-/// The hash that decides which rows are followed, and other independent ones (seed > 0).
-uint32_t row_hash(uint32_t row, uint32_t seed = 0);
+/// The rows that are there, ascending, and for every lookup the number of its row among them. Sorted by radix.
+struct Renumbered {
+  std::vector<uint32_t> rows, numbers;
+};
+Renumbered renumber(std::span<const uint32_t> rows);
 
 /// Positions of the lookups that touch their row for the first time in their group; groups ascend. rows < num_rows.
 std::vector<uint32_t> first_touches(std::span<const uint32_t> rows, std::span<const uint32_t> groups, int64_t num_rows);

@@ -23,7 +23,7 @@ WORK_SHARE = 0.35
 WORK_BYTES = 100
 EVENT_SHARE = 0.15
 """Of the memory: followed lookups until then, 8 bytes each."""
-MAX_EVENTS = 16 << 20
+MAX_EVENTS = 8 << 20
 """Followed lookups of all tables together; more cost time and tell little."""
 TABLE_EVENTS = (1 << 16, 1 << 22)
 """Of one table: at least, if memory allows, and at most."""

@@ -21,7 +21,7 @@ def cuts(last: int, num_cuts: int = MAX_CUTS) -> NDArray[np.int64]:
 
 
 class Heat:
-    """Accesses of a table's rows, most first: ``counts`` [n], each of ``weights`` rows.
+    """Accesses of a table's rows, most first: ``counts`` [n], each of so many rows as ``weights`` [n] says.
 
     Exact, or from frequent rows (DataSketches) in front of followed rows, whose accesses are made to add up.
     """
@@ -29,8 +29,10 @@ class Heat:
     def __init__(self, counted: Counted) -> None:
         self.is_exact = counted.touched is not None
         if counted.touched is not None:
-            self.counts: Floats = np.sort(counted.touched)[::-1].astype(np.float64)
-            self.weights: Floats = np.ones(len(self.counts))
+            counts = np.sort(counted.touched)
+            starts = np.flatnonzero(np.diff(counts, prepend=0))
+            self.counts: Floats = counts[starts][::-1].astype(np.float64)
+            self.weights: Floats = np.diff(starts, append=len(counts))[::-1].astype(np.float64)
         else:
             self.counts, self.weights = _estimated(counted)
         self.num_lookups = counted.num_lookups

@@ -14,7 +14,7 @@ from hotrow.profiles import AccessProfile, TableProfile
 from hotrow.profiling.counting import Counted, Counting
 from hotrow.profiling.curves import Heat, place_curve, pooling_curve
 from hotrow.profiling.drift import drift
-from hotrow.profiling.fits import fits
+from hotrow.profiling.fits import Laws
 from hotrow.profiling.followed import Followed
 from hotrow.profiling.heat_order import HEAT_ORDER, judged_place_curves
 from hotrow.profiling.inputs import Layout, jagged
@@ -32,6 +32,7 @@ class _Options:
     order: str
     num_threads: int
     num_tables: int
+    laws: Laws
 
 
 def profile(
@@ -91,6 +92,7 @@ def profile(
         order=order,
         num_threads=threads,
         num_tables=len(layout.tables),
+        laws=Laws(),
     )
     return AccessProfile(
         tables=_all_tables(counting, layout, options, progress),
@@ -162,7 +164,7 @@ def _one_table(counted: Counted, options: _Options) -> TableProfile:
         mean_pooling_factor=mean,
         num_features=counted.num_features,
         drift=drift(followed, options.num_windows),
-        fits=fits(heat, counted.num_rows),
+        fits=options.laws.fits(heat, counted.num_rows),
         order_id=HEAT_ORDER if by_heat else IDENTITY_ORDER,
         exact=heat.is_exact,
         how=_how(counted),

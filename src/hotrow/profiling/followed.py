@@ -24,10 +24,10 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.uint32]
 
 NEVER = 0xFFFFFFFF
-PREFIX_SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1 / 2)
+PREFIX_SHARES = (1 / 256, 1 / 32, 1 / 4)
 """Pinned prefixes that miss curves are made behind, beside none: shares of the places."""
-NUM_SIZES, NUM_SIMULATED_SIZES = 24, 8
-MAX_SIMULATED = 4 << 20
+NUM_SIZES, NUM_SIMULATED_SIZES = 24, 9
+MAX_SIMULATED = 2 << 20
 """First touches of batches that each cache of W-TinyLFU is simulated on, over all tables."""
 TABLE_SIMULATED = (1 << 16, 1 << 18)
 MIN_SIMULATED_ROWS = 4096
@@ -52,6 +52,10 @@ class Stream:
         numbers = (np.cumsum(kept) - 1).astype(np.uint32)
         lookups = kept[self.rows]
         return Stream(self.places[kept], numbers[self.rows[lookups]], self.batches[lookups], rate)
+
+    def behind(self, prefix: int) -> Stream:
+        """The lookups of places from ``prefix`` on."""
+        return self if prefix == 0 else self.of_rows(self.places >= prefix, self.rate)
 
     def of_parts(self) -> list[Stream]:
         """Four streams of as many rows each, by another hash than the one that decided which are followed."""
@@ -87,9 +91,10 @@ class Followed:
 
     def __init__(self, counted: Counted, batch_size: int, num_distinct: int, by_heat: bool = False) -> None:
         self.counted, self.batch_size, self.num_distinct = counted, batch_size, num_distinct
-        places, rows = np.unique(counted.rows, return_inverse=True)
+        rows = as_native(counted.rows, np.uint32)
+        places, numbers = load_native().renumber(rows.ctypes.data, len(rows))
         batches = (counted.samples // np.uint32(batch_size)).astype(np.uint32)
-        self.all = Stream(places.astype(np.int64), rows.astype(np.uint32), batches, counted.row_rate)
+        self.all = Stream(places.astype(np.int64), numbers, batches, counted.row_rate)
         self.num_batches = -(-counted.num_samples // batch_size)
         self.half = self.num_batches // 2
         if by_heat:
@@ -163,45 +168,33 @@ class Followed:
         num_judged = self.num_judged()
         if self.num_batches < 2 or not num_judged or not len(self.firsts.rows):
             return ()
-        simulated = self._thinned(num_tables)
+        judge = _Judge(self.half, num_judged, look_ahead, num_threads)
+        thinned = self._thinned(num_tables)
         found: list[MissCurve] = []
+        errors = (0.0, 0.0)
         for prefix in self.prefixes():
-            sizes = self._sizes(prefix)
-            if not len(sizes):
+            stream, few = self.firsts.behind(prefix), thinned.behind(prefix)
+            if not len(stream.rows):
                 continue
-            lru = self._lru(prefix, sizes, num_judged)
-            found.append(lru)
-            tiny = self._simulated(simulated, lru, num_judged, look_ahead, num_threads)
+            sizes = _sizes(stream)
+            lru = judge.lru(stream, sizes)
+            if not found:  # the largest, as fewer misses are open behind a prefix
+                errors = self._errors(judge, sizes, thinned)
+            found.append(_curve("lru", prefix, sizes, lru, errors[0]))
+            tiny = judge.w_tiny_lfu(few, sizes, lru)
             if tiny is not None:
-                found.append(tiny)
+                found.append(_curve("wtinylfu", prefix, *tiny, errors[1]))
         return tuple(found)
 
-    def _sizes(self, prefix: int) -> Ints:
-        """Slots of the dynamic part: from what the largest batch needs to all rows that come."""
-        kept = self.firsts.of_rows(self.firsts.places >= prefix, self.firsts.rate)
-        if not len(kept.rows):
-            return np.empty(0, np.int64)
-        least = int(np.ceil(np.diff(kept.begins()).max() / kept.rate))
-        most = max(int(np.ceil(len(kept.places) / kept.rate)), least)
-        return np.unique(np.rint(np.geomspace(least, most, NUM_SIZES)).astype(np.int64))
-
-    def _lru(self, prefix: int, sizes: Ints, num_judged: float) -> MissCurve:
-        stream = self.firsts.of_rows(self.firsts.places >= prefix, self.firsts.rate)
-        curve = self._lru_misses(stream, sizes, num_judged)
+    def _errors(self, judge: _Judge, sizes: Ints, thinned: Stream) -> tuple[float, float]:
+        """Half-widths of LRU and of W-TinyLFU, whose thinner sample leaves half of its own open: the rest cancels."""
         error = 0.0
         if not self.counted.is_complete:
-            error = _half_width([self._lru_misses(part, sizes, num_judged) for part in stream.of_parts()])
-        points = tuple((int(x), float(y)) for x, y in zip(sizes, curve))
-        return MissCurve(policy="lru", num_pinned_rows=prefix, points=points, error=error)
-
-    def _lru_misses(self, stream: Stream, sizes: Ints, num_judged: float) -> Floats:
-        """A batch's rows all look, then move up; so a row is there if fewer others than slots were touched since."""
-        distances = stream.distances(stream.begins())[stream.batches >= self.half]
-        reads = np.count_nonzero(distances == NEVER)
-        again = np.sort(distances[distances != NEVER]) / stream.rate
-        missed = reads + len(again) - np.searchsorted(again, sizes)
-        found: Floats = np.clip(missed / (num_judged * stream.rate), 0.0, 1.0)
-        return found
+            error = _half_width([judge.lru(part, sizes) for part in self.firsts.of_parts()])
+        if thinned.rate == self.firsts.rate:
+            return error, error
+        own = _half_width([judge.lru(part, sizes) for part in thinned.of_parts()])
+        return error, min(error + own / 2, 1.0)
 
     def _thinned(self, num_tables: int) -> Stream:
         """Fewer rows, so that each cache can be simulated."""
@@ -215,45 +208,6 @@ class Followed:
             return stream
         kept = _hashes(stream.places, seed=2) < rate * 2.0**32
         return stream.of_rows(kept, stream.rate * rate)
-
-    def _simulated(
-        self, stream: Stream, lru: MissCurve, num_judged: float, look_ahead: int, num_threads: int
-    ) -> MissCurve | None:
-        """W-TinyLFU by simulations of a few sizes: what it reads more or less than LRU of the same rows, added to LRU
-        of all rows, so that most of the error of sampling cancels."""
-        stream = stream.of_rows(stream.places >= lru.num_pinned_rows, stream.rate)
-        if not len(stream.rows):
-            return None
-        sizes = np.array([size for size, _ in lru.points])
-        some = sizes[np.unique(np.rint(np.linspace(0, len(sizes) - 1, NUM_SIMULATED_SIZES)).astype(np.int64))]
-        rows, begins = as_native(stream.rows, np.uint32), stream.begins()
-        reads: Sequence[int] = load_native().simulate_caches(
-            rows.ctypes.data,
-            len(rows),
-            begins.ctypes.data,
-            len(begins) - 1,
-            len(stream.places),
-            [(W_TINY_LFU, max(1, round(float(size) * stream.rate))) for size in some],
-            look_ahead,
-            int(np.searchsorted(stream.batches[begins[:-1]], self.half)),
-            num_threads,
-        )
-        fits = np.array(reads) >= 0
-        if not fits.any():
-            return None
-        some, ratios = some[fits], np.array(reads)[fits] / (num_judged * stream.rate)
-        more = ratios - self._lru_misses(stream, some, num_judged)
-        at = sizes >= some[0]
-        sums = np.array([ratio for _, ratio in lru.points])[at] + np.interp(
-            np.log(sizes[at]), np.log(some), more
-        )
-        points = tuple((int(x), float(y)) for x, y in zip(sizes[at], np.clip(sums, 0.0, 1.0)))
-        error = lru.error
-        if stream.rate < self.firsts.rate:
-            error += _half_width([self._lru_misses(part, some, num_judged) for part in stream.of_parts()]) / 2
-        return MissCurve(
-            policy="wtinylfu", num_pinned_rows=lru.num_pinned_rows, points=points, error=min(error, 1.0)
-        )
 
     # -- distinct rows of batches --------------------------------------------------------------------------------------
 
@@ -290,6 +244,65 @@ class Followed:
                 time = counted.followed_share(0, num_full << k)
                 found[1 << k] = sums[k] / (stream.rate * time * num_full)
         return found
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Rows read per lookup in batches from ``half`` on, which have ``num_judged`` lookups of all rows."""
+
+    half: int
+    num_judged: float
+    look_ahead: int
+    num_threads: int
+
+    def lru(self, stream: Stream, sizes: Ints) -> Floats:
+        """Of LRU. A batch's rows all look, then move up: a row is there if fewer others than slots came since."""
+        distances = stream.distances(stream.begins())[stream.batches >= self.half]
+        reads = np.count_nonzero(distances == NEVER)
+        again = np.sort(distances[distances != NEVER]) / stream.rate
+        missed = reads + len(again) - np.searchsorted(again, sizes)
+        found: Floats = np.clip(missed / (self.num_judged * stream.rate), 0.0, 1.0)
+        return found
+
+    def w_tiny_lfu(self, stream: Stream, sizes: Ints, lru: Floats) -> tuple[Ints, Floats] | None:
+        """(sizes, rows read): simulated at a few sizes, as what it reads more or less there than LRU of the same rows,
+        added to ``lru``, of all rows, so that most of the error of sampling cancels. Without sizes that do not fit."""
+        if not len(stream.rows):
+            return None
+        some = sizes[np.unique(np.rint(np.linspace(0, len(sizes) - 1, NUM_SIMULATED_SIZES)).astype(np.int64))]
+        rows, begins = as_native(stream.rows, np.uint32), stream.begins()
+        reads = np.array(
+            load_native().simulate_caches(
+                rows.ctypes.data,
+                len(rows),
+                begins.ctypes.data,
+                len(begins) - 1,
+                len(stream.places),
+                [(W_TINY_LFU, max(1, round(float(size) * stream.rate))) for size in some],
+                self.look_ahead,
+                int(np.searchsorted(stream.batches[begins[:-1]], self.half)),
+                self.num_threads,
+            )
+        )
+        some, reads = some[reads >= 0], reads[reads >= 0]
+        if not len(some):
+            return None
+        more = reads / (self.num_judged * stream.rate) - self.lru(stream, some)
+        at = sizes >= some[0]
+        sums = lru[at] + np.interp(np.log(sizes[at]), np.log(some), more)
+        return sizes[at], np.clip(sums, 0.0, 1.0)
+
+
+def _sizes(stream: Stream) -> Ints:
+    """Slots of the dynamic part: from what the largest batch needs to all rows that come."""
+    least = int(np.ceil(np.diff(stream.begins()).max() / stream.rate))
+    most = max(int(np.ceil(len(stream.places) / stream.rate)), least)
+    return np.unique(np.rint(np.geomspace(least, most, NUM_SIZES)).astype(np.int64))
+
+
+def _curve(policy: str, prefix: int, sizes: Ints, ratios: Floats, error: float) -> MissCurve:
+    points = tuple((int(x), float(y)) for x, y in zip(sizes, ratios))
+    return MissCurve(policy=policy, num_pinned_rows=prefix, points=points, error=error)
 
 
 def _half_width(parts: Sequence[Any]) -> float:
