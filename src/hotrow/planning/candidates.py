@@ -33,7 +33,7 @@ WTINYLFU_MARGIN = 0.005
 NONE_MARGIN = 0.001
 SSD_OVER_LIVE = 1.6
 """Bytes that row files take over those of their live pages, before compaction (docs/row-format.md)."""
-_LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "pages_read",
+LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "pages_read",
           "bytes_sent", "bytes_received", "ids_per_bag", "num_bags", "dram", "ssd")  # fmt: skip
 _TABLES_AT_ONCE = 256
 BATCH_MARGIN = 1.1
@@ -62,7 +62,8 @@ class Candidates:
 
     owner: ALL, STRIPE or RANK of the rows from num_replicated on. policy: index of POLICIES. capacity_bytes: of the
     cache, 0 for rows in DRAM. num_slots, num_pinned: of the cache. rows_read, pages: a step, of the rank that reads;
-    reads_per_lookup: of the table. base, lump: [N, columns]: dram bytes, ssd bytes, and the objective's rows.
+    reads_per_lookup: of the table. load, other_load: what it does on the rank that holds its rows, and on the others
+    ([N, LOADS]). base, lump: [N, columns]: dram bytes, ssd bytes, and the objective's rows.
     """
 
     owner: NDArray[np.int64]
@@ -74,6 +75,8 @@ class Candidates:
     reads_per_lookup: Floats
     rows_read: Floats
     pages: Floats
+    load: Floats
+    other_load: Floats
     base: Floats
     lump: Floats
 
@@ -137,7 +140,7 @@ def room(statistics: TableStatistics, setting: Setting, num_samples: float, pinn
 
 
 def _table_grids(table: EmbeddingConfig, statistics: TableStatistics, setting: Setting) -> Candidates:
-    """The placements of one table with their loads in ``base`` and ``lump``, as ``_price`` takes them."""
+    """The placements of one table with their loads, not yet priced."""
     sizes = RowSizes.of(table, setting.optimizer, setting.is_training)
     maker = _Maker(statistics, setting, sizes, len(table.feature_names) or 1, table.embedding_dim)
     parts = [maker.replicated()] if setting.world_size > 1 else []
@@ -148,13 +151,19 @@ def _table_grids(table: EmbeddingConfig, statistics: TableStatistics, setting: S
     return Candidates.join(parts)
 
 
+def table_load(loads: Floats, is_training: bool) -> TableLoad:
+    """Rows of LOADS as the cost takes them."""
+    columns: dict[str, Any] = dict(zip(LOADS, loads.T))
+    is_translated = columns.pop("is_translated") > 0
+    del columns["dram"], columns["ssd"]
+    return TableLoad(
+        **columns, is_translated=is_translated, rows_written=columns["rows_read"] if is_training else 0.0
+    )
+
+
 def _price(loads: Floats, setting: Setting) -> Floats:
-    """Loads ([N, _LOADS]) to what they take: dram bytes, ssd bytes, and the objective's rows."""
-    columns = dict(zip(_LOADS, loads.T))
-    dram, ssd, is_translated = columns.pop("dram"), columns.pop("ssd"), columns.pop("is_translated")
-    written: Any = columns["rows_read"] if setting.is_training else 0.0
-    load = TableLoad(**columns, is_translated=is_translated > 0, rows_written=written)
-    return np.column_stack((dram, ssd, setting.objective.rows(load)))
+    """What loads take: dram bytes, ssd bytes, and the objective's rows."""
+    return np.column_stack((loads[:, -2:], setting.objective.rows(table_load(loads, setting.is_training))))
 
 
 def efficient(base: Floats, owned: Floats) -> NDArray[np.int64]:
@@ -202,7 +211,7 @@ class _Maker:
         places = np.unique(np.geomspace(1, self.num_rows, 64).astype(np.int64))
         shares = self.statistics.share_before(places)
         wanted = (0.5, 0.9) if self.setting.num_prefixes > 2 else (0.7,)
-        found = {int(places[min(np.searchsorted(shares, share), len(places) - 1)]) for share in wanted}
+        found = {int(places[min(int(np.searchsorted(shares, share)), len(places) - 1)]) for share in wanted}
         return sorted(place for place in found if place < self.num_rows)
 
     def replicated(self) -> Candidates:
@@ -279,7 +288,7 @@ class _Maker:
         on_rank = np.ceil(rest_rows / split)
         slots_in_all = np.minimum(before + slots, on_rank)
         capacity = np.where(
-            grid.is_whole, 0.0, capacities(slots_in_all, before, self.num_rows / split, sizes)
+            grid.is_whole, 0.0, capacities(slots_in_all, before, np.ceil(self.num_rows / split), sizes)
         )
         replicas = float(num_replicated * sizes.dram)
         dram = replicas + np.where(grid.is_whole, on_rank * sizes.dram, capacity)
@@ -331,8 +340,10 @@ class _Maker:
             reads_per_lookup=grid.reads,
             rows_read=read / split,
             pages=pages / split,
-            base=base,
-            lump=owned,
+            load=owned,
+            other_load=base,
+            base=zeros,
+            lump=zeros,
         )
 
     def _synchronised(self, num_replicated: int, own_rows: float) -> float:
@@ -354,8 +365,8 @@ class _Maker:
         bags: float,
         exchange: tuple[float, float],
     ) -> Floats:
-        """tiers: bytes of DRAM and SSD. reads: rows and pages. exchange: bytes sent and received. [count, _LOADS]"""
-        found = np.empty((len(arena), len(_LOADS)))
+        """tiers: bytes of DRAM and SSD. reads: rows and pages. exchange: bytes sent and received. [count, LOADS]"""
+        found = np.empty((len(arena), len(LOADS)))
         found[:, 0], found[:, 1], found[:, 2], found[:, 3] = (
             lookups,
             distinct,
@@ -427,10 +438,10 @@ def _some_candidates(
     """Of each table the placements that no other is better than in every respect, and how many there are."""
     grids = [_table_grids(table, statistics[table.name], setting) for table in tables]
     found, ends = Candidates.join(grids), np.cumsum([len(grid) for grid in grids])
-    owned = _price(found.lump, setting)
+    owned = _price(found.load, setting)
     base, is_owned = owned.copy(), found.owner == RANK
     if is_owned.any():
-        base[is_owned] = _price(found.base[is_owned], setting)
+        base[is_owned] = _price(found.other_load[is_owned], setting)
     found = replace(found, base=base, lump=owned - base)
     begins = np.concatenate(([0], ends[:-1]))
     kept = [begin + efficient(base[begin:end], owned[begin:end]) for begin, end in zip(begins, ends)]

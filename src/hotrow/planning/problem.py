@@ -40,7 +40,7 @@ class Problem:
 
     @property
     def num_bounded(self) -> int:
-        return self.limits.shape[1]
+        return int(self.limits.shape[1])
 
     @cached_property
     def average(self) -> Floats:
@@ -67,7 +67,8 @@ class Problem:
     def cheapest(self, score: Floats) -> Ints:
         """The first candidate of least score of every table. [tables]"""
         found = np.append(score, np.inf)[self.padded].argmin(1)
-        return self.starts[:-1] + found
+        chosen: Ints = self.starts[:-1] + found
+        return chosen
 
     def part(self, candidates: Ints) -> Problem:
         """The problem with these candidates alone, ascending, at least one of each table."""

@@ -58,7 +58,7 @@ class Rebuilder:
         return is_close or time.monotonic() > self.deadline
 
     def _badness(self, solution: Solution) -> float:
-        return solution.seconds / self.scale[-1] + (
+        return solution.seconds / float(self.scale[-1]) + (
             1e3 * solution.excess if not solution.is_feasible else 0.0
         )
 
@@ -74,7 +74,7 @@ class Rebuilder:
             self.options.append(fits if len(fits) else index[[int(self.scores[index].argmin())]])
 
     def _loads(self, choice: Ints, owner: Ints) -> Floats:
-        loads = self.empty + self.base[choice].sum(0)
+        loads: Floats = self.empty + self.base[choice].sum(0)
         is_owned = owner >= 0
         np.add.at(loads, owner[is_owned], self.lump[choice[is_owned]])
         return loads

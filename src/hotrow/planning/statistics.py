@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,7 +90,8 @@ class TableStatistics:
         beyond = touched[-1] - _interp(places, self._places, touched)
         behind = self.lookups(num_samples) * (1 - self.share_before(places))
         rows = self.num_rows - np.asarray(places, np.float64)
-        return np.minimum(np.minimum(beyond, behind), np.maximum(rows, 0.0))
+        found: Floats = np.minimum(np.minimum(beyond, behind), np.maximum(rows, 0.0))
+        return found
 
     def distinct(self, num_samples: float) -> float:
         return float(self.distinct_beyond(num_samples))
@@ -155,7 +157,8 @@ class TableStatistics:
     def _held(self) -> Floats:
         """Rows that LRU holds if it forgets after each of ``_HORIZONS``: strictly rising."""
         held: Floats = (self._sizes * -np.expm1(-self._heat * _HORIZONS[:, None])).sum(1)
-        return np.maximum.accumulate(held) + np.arange(len(held)) * 1e-9
+        rising: Floats = np.maximum.accumulate(held) + np.arange(len(held)) * 1e-9
+        return rising
 
     def _measured(self, num_pinned: int, points: Curve) -> _Reads:
         slots, reads = np.array(points, np.float64).T
@@ -177,7 +180,8 @@ class TableStatistics:
         if above == len(curves) or (above == 0 and curves[0].num_pinned > prefix):
             curve = curves[min(above, len(curves) - 1)]  # outside: in proportion to the lookups that are left
             left = 1 - self.share_before([prefix, curve.num_pinned])
-            return _interp(slots, curve.slots, curve.reads) * (left[0] / max(left[1], 1e-12))
+            outside: Floats = _interp(slots, curve.slots, curve.reads) * (left[0] / max(left[1], 1e-12))
+            return outside
         high = curves[above]
         reads = _interp(slots, high.slots, high.reads)
         if high.num_pinned == prefix:
@@ -185,10 +189,11 @@ class TableStatistics:
         low = curves[above - 1]
         share = self.share_before([low.num_pinned, prefix, high.num_pinned])
         part = (share[1] - share[0]) / max(share[2] - share[0], 1e-12)
-        return reads * part + _interp(slots, low.slots, low.reads) * (1 - part)
+        between: Floats = reads * part + _interp(slots, low.slots, low.reads) * (1 - part)
+        return between
 
 
-def _interp(x: ArrayLike, xs: Floats, ys: Floats) -> Floats:
+def _interp(x: Any, xs: Floats, ys: Floats) -> Floats:
     found: Floats = np.interp(x, xs, ys)
     return found
 

@@ -1,0 +1,386 @@
+"""``hr.plan``: tables, a profile and a machine become a plan within a budget, with what it predicts and a bound."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hotrow.core import DataType, EmbeddingConfig, Tier
+from hotrow.errors import ConfigError, PlanInfeasible
+from hotrow.measurements import Hardware
+from hotrow.optim import Optimizer, RowWiseAdagrad
+from hotrow.planning.candidates import (
+    ALL,
+    POLICIES,
+    STRIPE,
+    Candidates,
+    Setting,
+    all_candidates,
+    coarser,
+    room,
+    table_load,
+)
+from hotrow.planning.check import TIERS, check
+from hotrow.planning.cost import FixedCosts, named_parts
+from hotrow.planning.fingerprint import differences, read_fingerprint
+from hotrow.planning.hardware_rates import HardwareRates
+from hotrow.planning.infeasible import explain_least
+from hotrow.planning.objectives import Objective, objective_of
+from hotrow.planning.problem import Floats, Problem, Solution
+from hotrow.planning.search import Found, solve
+from hotrow.planning.statistics import TableStatistics, read_profile
+from hotrow.planning.why import why
+from hotrow.plans import CacheSpec, Owner, Plan, Segment, TablePlan
+from hotrow.profiles import AccessProfile
+from hotrow.sizes import parse_bytes
+
+OBJECTIVES = ("train", "serve")
+DEFAULT_SECONDS = 60.0
+Budget = Mapping[str, "int | str | Sequence[int | str]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything that a plan depends on, checked. budget_bytes: of each tier by rank."""
+
+    tables: tuple[EmbeddingConfig, ...]
+    profile: AccessProfile
+    statistics: Mapping[str, TableStatistics]
+    rates: HardwareRates
+    fixed: FixedCosts
+    budget_bytes: Mapping[str, tuple[int, ...]]
+    objective: str
+    optimizer: Optimizer
+    batch_size: int
+    look_ahead: int
+    world_size: int
+    latency_seconds: float | None
+
+    def setting(self) -> Setting:
+        found = Setting(
+            objective=self.costs(is_tiered=True),
+            optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            look_ahead=self.look_ahead,
+            world_size=self.world_size,
+            is_training=self.objective == "train",
+        )
+        return coarser(found, len(self.tables))
+
+    def costs(self, is_tiered: bool) -> Objective:
+        fixed = replace(self.fixed, is_tiered=is_tiered)
+        return objective_of(self.objective, fixed, self.rates, self.latency_seconds)
+
+    def limits(self, objective: Objective) -> Floats:
+        """[ranks, bounded columns]"""
+        columns: list[tuple[float, ...]] = [self.budget_bytes[tier] for tier in TIERS]
+        if objective.latency is not None and objective.latency_seconds is not None:
+            left = objective.latency_seconds - objective.latency.constant
+            columns.append((left,) * self.world_size)
+        found: Floats = np.array(columns, np.float64).T
+        return found
+
+
+def plan(
+    tables: Sequence[EmbeddingConfig],
+    profile: AccessProfile,
+    hardware: Hardware,
+    *,
+    budget: Budget | None = None,
+    objective: str = "train",
+    optimizer: Optimizer | None = None,
+    batch_size: int | None = None,
+    look_ahead: int | None = None,
+    world_size: int = 1,
+    latency_seconds: float | None = None,
+    dense: FixedCosts | None = None,
+    seconds: float | None = DEFAULT_SECONDS,
+    seed: int = 0,
+) -> Plan:
+    """The placement of every table's rows that makes a step shortest within a budget of every rank.
+
+    budget: bytes of the tiers ``dram`` and ``ssd`` of each rank (numbers, texts such as "4GiB", or a list by rank);
+    what the machine has where a tier is not given. objective: ``train``, or ``serve`` (throughput, each batch of
+    queries within ``latency_seconds``). optimizer: of the rows, RowWiseAdagrad as the collection's if not given.
+    batch_size: of one rank, look_ahead: batches ahead; the profile's if not given. dense: what a step takes beside the
+    tables. seconds: that the search may take; it then has the best plan so far. seed: of the search.
+
+    ``notes["planner"]`` holds what the plan predicts, its gap to a bound that no plan is below, prices, and reasons.
+    Warns if the hardware file is of another machine. Raises ConfigError for what is wrong or missing, PlanInfeasible,
+    naming need, have, gap and the cheapest remedy of each tier, if the smallest legal plan does not fit.
+    """
+    begin = time.monotonic()
+    statistics, remarks = read_profile(tables, profile)
+    _check_options(objective, latency_seconds, profile, batch_size, look_ahead, world_size)
+    remarks += _check_machine(hardware)
+    task = Task(
+        tables=tuple(tables),
+        profile=profile,
+        statistics=statistics,
+        rates=HardwareRates.of(hardware),
+        fixed=dense or FixedCosts(),
+        budget_bytes=_budget(budget, hardware, world_size),
+        objective=objective,
+        optimizer=optimizer or RowWiseAdagrad(),
+        batch_size=batch_size or profile.batch_size,
+        look_ahead=profile.look_ahead if look_ahead is None else look_ahead,
+        world_size=world_size,
+        latency_seconds=latency_seconds,
+    )
+    notes = {"fingerprint": dict(hardware.fingerprint), "remarks": remarks}
+    return search_plan(task, seconds, seed, begin, notes)
+
+
+def search_plan(
+    task: Task,
+    seconds: float | None,
+    seed: int,
+    begin: float | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a task, checked."""
+    begin = time.monotonic() if begin is None else begin
+    setting = task.setting()
+    candidates, starts = all_candidates(task.tables, task.statistics, setting)
+    problem = Problem(
+        base=candidates.base,
+        lump=candidates.lump,
+        is_owned=candidates.owner > STRIPE,
+        starts=starts,
+        limits=task.limits(setting.objective),
+        constants=setting.objective.constants,
+    )
+    explain_least(task, problem)
+    left = None if seconds is None else max(seconds - (time.monotonic() - begin), 0.0)
+    found = solve(problem, left, seed)
+    if not found.solution.is_feasible:
+        raise PlanInfeasible(_not_found(task, problem, found.solution))
+    chosen = candidates.take(found.solution.choice)
+    tables = {t.name: _table_plan(t, task, chosen, i, found.solution) for i, t in enumerate(task.tables)}
+    made = Plan(tables=tables, world_size=task.world_size)
+    used = check(made, task.tables, task.budget_bytes, task.optimizer, needs=_needs(task, setting, chosen),
+                 is_training=setting.is_training)  # fmt: skip
+    planner = _notes(task, problem, candidates, found, used, begin)
+    return replace(made, notes={"planner": planner | dict(notes or {})})
+
+
+# -- what is asked
+
+
+def _check_options(
+    objective: str,
+    latency_seconds: float | None,
+    profile: AccessProfile,
+    batch_size: int | None,
+    look_ahead: int | None,
+    world_size: int,
+) -> None:
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"plan: objective {objective!r} is not one of {', '.join(OBJECTIVES)}")
+    if latency_seconds is not None and (objective != "serve" or not latency_seconds > 0):
+        raise ConfigError(
+            f"plan: latency_seconds={latency_seconds} with objective {objective!r}; a bound above 0 goes with 'serve'"
+        )
+    for name, value, least in (
+        ("batch_size", profile.batch_size if batch_size is None else batch_size, 1),
+        ("look_ahead", 0 if look_ahead is None else look_ahead, 0),
+        ("world_size", world_size, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"plan: {name}={value}; give at least {least}")
+
+
+def _check_machine(hardware: Hardware) -> list[str]:
+    """A remark, and a warning, if the measurements are another machine's."""
+    here = read_fingerprint(Path.cwd())
+    found = differences(hardware.fingerprint, here)
+    if not found:
+        return []
+    text = (
+        f"the hardware file is of another machine ({'; '.join(found)}): what it predicts holds there, not here; run "
+        f"hotrow probe. Measured: {dict(hardware.fingerprint)}. This one: {here}"
+    )
+    warnings.warn(text, stacklevel=3)
+    return [text]
+
+
+def _budget(budget: Budget | None, hardware: Hardware, world_size: int) -> dict[str, tuple[int, ...]]:
+    given: dict[str, Any] = dict(budget or {})
+    foreign = [tier for tier in given if tier not in TIERS]
+    if foreign:
+        raise ConfigError(f"plan: budget has tier {foreign[0]!r}; rows are planned for {' and '.join(TIERS)}")
+    found = {}
+    for tier in TIERS:
+        value = given.get(tier, hardware.capacity_bytes.get(tier))
+        if value is None:
+            raise ConfigError(
+                f"plan: no budget of {tier}, and the hardware file does not say how much there is; give budget="
+                f"{{{tier!r}: ...}}"
+            )
+        values = [value] * world_size if isinstance(value, (int, str)) else list(value)
+        if len(values) != world_size:
+            raise ConfigError(
+                f"plan: budget of {tier} is for {len(values)} ranks, world_size is {world_size}"
+            )
+        found[tier] = tuple(parse_bytes(each, f"budget of {tier}") for each in values)
+    return found
+
+
+def _not_found(task: Task, problem: Problem, solution: Solution) -> str:
+    """Every table fits in the mean over ranks, but no assignment was found that fits each of them."""
+    loads = problem.loads(solution.choice, solution.owner)[:, : problem.num_bounded]
+    scale = np.maximum(problem.limits.mean(0), 1.0)
+    rank, column = np.unravel_index(int((loads / scale).argmax()), loads.shape)
+    tier = (*TIERS, "latency")[int(column)]
+    have = float(problem.limits[rank, column])
+    more = float(loads[rank, column])
+    table = int(problem.average[solution.choice, int(column)].argmax())
+    unit = "seconds" if tier == "latency" else "bytes"
+    return (
+        f"table {task.tables[table].name!r}, {tier} of rank {rank}: the best that was found needs {have + more:.6g} "
+        f"{unit}, has {have:.6g}, {more:.6g} too few; give {tier} that much, or the search more seconds"
+    )
+
+
+# -- what was found
+
+
+def _table_plan(
+    table: EmbeddingConfig, task: Task, chosen: Candidates, index: int, solution: Solution
+) -> TablePlan:
+    kind, owner = int(chosen.owner[index]), int(solution.owner[index])
+    rest = {ALL: Owner(), STRIPE: Owner(kind="stripe")}.get(kind)
+    rest = rest or Owner(kind="rank", rank=owner)
+    replicated, capacity = int(chosen.num_replicated[index]), int(chosen.capacity_bytes[index])
+    cuts = [
+        (0, replicated, Tier.DRAM, Owner()),
+        (replicated, table.num_embeddings, Tier.SSD if capacity else Tier.DRAM, rest),
+    ]
+    cache = None
+    if capacity:
+        cache = CacheSpec(
+            policy=POLICIES[int(chosen.policy[index])],
+            num_pinned_rows=int(chosen.num_pinned[index]),
+            capacity_bytes=capacity,
+        )
+    return TablePlan(
+        num_rows=table.num_embeddings,
+        embedding_dim=table.embedding_dim,
+        segments=tuple(
+            Segment(begin=a, end=b, tier=tier, owner=who, data_type=table.data_type)
+            for a, b, tier, who in cuts
+            if a < b
+        ),
+        order_id=task.profile.tables[table.name].order_id,
+        cache=cache,
+    )
+
+
+def _needs(task: Task, setting: Setting, chosen: Candidates) -> dict[str, int]:
+    """Slots that each table's batches need at once beside pinned rows, on the rank that holds it."""
+    found = {}
+    for index, table in enumerate(task.tables):
+        split = task.world_size if chosen.owner[index] == STRIPE else 1
+        samples = task.batch_size * (1 if chosen.owner[index] == ALL else task.world_size)
+        before = chosen.num_replicated[index] + chosen.num_pinned[index] * split
+        slots = room(task.statistics[table.name], setting, samples, np.array(before))
+        found[table.name] = int(np.ceil(float(slots) / split)) - 1  # prefixes are rounded up to ranks
+    return found
+
+
+def _notes(
+    task: Task,
+    problem: Problem,
+    candidates: Candidates,
+    found: Found,
+    used: Mapping[str, Sequence[int]],
+    begin: float,
+) -> dict[str, Any]:
+    """What explain, the trainer and bench read (the contract: docs/planner.md)."""
+    solution = found.solution
+    chosen = candidates.take(solution.choice)
+    is_tiered = bool((chosen.capacity_bytes > 0).any())
+    fixed = replace(task.fixed, is_tiered=is_tiered)
+    loads = problem.loads(solution.choice, solution.owner)
+    rank = int(loads[:, problem.num_bounded :].max(1).argmax())
+    is_here = (solution.owner == rank) | (solution.owner < 0)
+    on_rank = np.where(is_here[:, None], chosen.load, chosen.other_load)
+    parts = named_parts([table_load(on_rank, task.objective == "train")], fixed, task.rates)
+    step, bound = _seconds(task, problem, solution, found, is_tiered)
+    reasons = why(task, problem, candidates, found)
+    gib = 2.0**30
+    return {
+        "objective": task.objective,
+        "batch_size": task.batch_size,
+        "world_size": task.world_size,
+        "look_ahead": task.look_ahead,
+        "optimizer": task.optimizer.name,
+        "budget_bytes": {tier: max(sizes) for tier, sizes in task.budget_bytes.items()},
+        "used_bytes": {tier: list(sizes) for tier, sizes in used.items()},
+        "predicted": {"step_seconds": step, "parts": _of_objective(parts, task.objective), "rank": rank},
+        "bound": {"step_seconds": bound, "gap": max(0.0, 1 - bound / step) if step > 0 else 0.0,
+                  "method": found.method},
+        "prices": {tier: float(found.prices[i]) * gib for i, tier in enumerate(TIERS)},
+        "tables": {
+            table.name: _table_notes(task, table, chosen, index, reasons[index])
+            for index, table in enumerate(task.tables)
+        },
+        "profile": {"source": task.profile.source, "num_samples": task.profile.num_samples},
+        "search": {
+            "seconds": time.monotonic() - begin,
+            "num_candidates": len(candidates),
+            "is_complete": found.is_complete,
+        },
+    }  # fmt: skip
+
+
+def _seconds(
+    task: Task, problem: Problem, solution: Solution, found: Found, is_tiered: bool
+) -> tuple[float, float]:
+    """Of the plan, and what no plan is below. Without rows on SSD there is no look-ahead thread to wait for."""
+    if is_tiered:
+        return solution.seconds, found.bound
+    fewer = task.costs(is_tiered=False)
+    constants = fewer.constants
+    parts = problem.loads(solution.choice, solution.owner)[:, problem.num_bounded :] - problem.constants
+    names = [form.name for form in task.costs(is_tiered=True).forms]
+    kept = [names.index(form.name) for form in fewer.forms if form.name in names]
+    step = float((parts[:, kept] + constants[: len(kept)]).max())
+    return step, min(found.bound, step)
+
+
+def _of_objective(parts: dict[str, float], objective: str) -> dict[str, float]:
+    """Parts of serving are those without update, write back and the wait of a training step."""
+    left_out = () if objective == "train" else ("update", "write back", "wait")
+    return {name: seconds for name, seconds in parts.items() if name not in left_out}
+
+
+def _table_notes(
+    task: Task, table: EmbeddingConfig, chosen: Candidates, index: int, reason: str
+) -> dict[str, Any]:
+    statistics = task.statistics[table.name]
+    kind = int(chosen.owner[index])
+    split = task.world_size if kind == STRIPE else 1
+    samples = task.batch_size * (1 if kind == ALL else task.world_size)
+    lookups, reads = statistics.lookups(samples), float(chosen.reads_per_lookup[index])
+    before = float(chosen.num_replicated[index] + chosen.num_pinned[index] * split)
+    is_cached = chosen.capacity_bytes[index] > 0
+    return {
+        "rows_read_per_lookup": reads,
+        "hit_rate": 1.0 - reads,
+        "rows_read_per_step": float(chosen.rows_read[index]) * split,
+        "pages_per_step": float(chosen.pages[index]) * split,
+        "lookups_per_step": lookups,
+        "distinct_per_step": statistics.distinct(samples),
+        "bytes": {"dram": int(chosen.load[index, -2]), "ssd": int(chosen.load[index, -1])},
+        "pinned_share": float(statistics.share_before(before)) if is_cached else 1.0,
+        "policy": POLICIES[int(chosen.policy[index])] if is_cached else "dram",
+        "data_type": DataType(table.data_type).value,
+        "why": reason,
+    }

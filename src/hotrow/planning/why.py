@@ -1,0 +1,67 @@
+"""Why a table is where it is, in one line: what its last bytes are worth, against what bytes are worth elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hotrow.planning.candidates import POLICIES, RANK, STRIPE, Candidates
+from hotrow.planning.problem import Problem
+
+if TYPE_CHECKING:
+    from hotrow.planning.driver import Task
+    from hotrow.planning.search import Found
+
+_MIB = 2.0**20
+
+
+def why(task: Task, problem: Problem, candidates: Candidates, found: Found) -> list[str]:
+    """A line for every table."""
+    bounded = problem.num_bounded
+    seconds = problem.average[:, bounded:] @ found.prices[bounded:]
+    price = float(found.prices[0]) * _MIB * 1e6
+    lines = []
+    for index in range(problem.num_tables):
+        chosen = int(found.solution.choice[index])
+        options = np.arange(problem.starts[index], problem.starts[index + 1])
+        what = _what(candidates, chosen, int(found.solution.owner[index]))
+        smaller = options[problem.average[options, 0] < problem.average[chosen, 0]]
+        if len(smaller):
+            size = problem.average[chosen, 0] - problem.average[smaller, 0]
+            spared = (seconds[smaller] - seconds[chosen]) / size
+            at = int(spared.argmin())
+            worth = spared[at] * _MIB * 1e6
+            lines.append(
+                f"{what}: its last {size[at] / _MIB:.3g} MiB spare {worth:.3g} us a step each, a MiB is worth "
+                f"{price:.3g}"
+            )
+        elif len(options) > 1:
+            larger = options[problem.average[options, 0] > problem.average[chosen, 0]]
+            size = problem.average[larger, 0] - problem.average[chosen, 0]
+            spared = (seconds[chosen] - seconds[larger]) / np.maximum(size, 1e-9)
+            worth = float(spared.max(initial=0.0)) * _MIB * 1e6
+            lines.append(
+                f"{what}, the least: more would spare {worth:.3g} us a step and MiB, a MiB is worth {price:.3g}"
+            )
+        else:
+            lines.append(f"{what}: nothing else is legal, or better in any respect")
+    return lines
+
+
+def _what(candidates: Candidates, index: int, owner: int) -> str:
+    """Where the rows are."""
+    parts = []
+    if candidates.num_replicated[index] > 0 and candidates.owner[index] in (STRIPE, RANK):
+        parts.append(f"{int(candidates.num_replicated[index])} rows on every rank, the rest")
+    if candidates.owner[index] == STRIPE:
+        parts.append("striped over the ranks")
+    elif candidates.owner[index] == RANK:
+        parts.append(f"on rank {owner}")
+    if candidates.capacity_bytes[index] > 0:
+        policy = POLICIES[int(candidates.policy[index])]
+        reads = candidates.rows_read[index]
+        parts.append(f"on SSD behind {policy}, {reads:.4g} rows read a step")
+    else:
+        parts.append("in DRAM")
+    return " ".join(parts)
