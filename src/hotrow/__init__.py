@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hotrow.jagged import Batch, JaggedTensor, KeyedJaggedTensor, KeyedTensor
     from hotrow.measurements import Hardware
     from hotrow.orders import Order
-    from hotrow.planning import probe
+    from hotrow.planning import plan, probe
     from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
     from hotrow.profiles import AccessProfile
     from hotrow.profiling import profile
@@ -51,6 +51,7 @@ _MODULE_OF = {
         "hotrow.core",
     ),
     "AccessProfile": "hotrow.profiles",
+    "plan": "hotrow.planning",
     "probe": "hotrow.planning",
     "profile": "hotrow.profiling",
     "Hardware": "hotrow.measurements",
@@ -117,6 +118,7 @@ __all__ = [
     "embedding_tables",
     "look_ahead",
     "optim",
+    "plan",
     "probe",
     "profile",
     "replace_embeddings",
