@@ -21,6 +21,7 @@ COMMANDS = (
     "doctor",
     "prepare",
     "probe",
+    "plan",
     "explain",
     "train",
     "evaluate",

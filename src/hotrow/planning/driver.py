@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from hotrow.core import DataType, EmbeddingConfig, Tier
 from hotrow.errors import ConfigError, PlanInfeasible
@@ -28,6 +29,7 @@ from hotrow.planning.candidates import (
 )
 from hotrow.planning.check import TIERS, check
 from hotrow.planning.cost import FixedCosts, named_parts
+from hotrow.planning.dense import dense_costs
 from hotrow.planning.fingerprint import differences, read_fingerprint
 from hotrow.planning.hardware_rates import HardwareRates
 from hotrow.planning.infeasible import explain_least
@@ -99,7 +101,7 @@ def plan(
     look_ahead: int | None = None,
     world_size: int = 1,
     latency_seconds: float | None = None,
-    dense: FixedCosts | None = None,
+    dense: FixedCosts | nn.Module | None = None,
     seconds: float | None = DEFAULT_SECONDS,
     seed: int = 0,
 ) -> Plan:
@@ -108,8 +110,9 @@ def plan(
     budget: bytes of the tiers ``dram`` and ``ssd`` of each rank (numbers, texts such as "4GiB", or a list by rank);
     what the machine has where a tier is not given. objective: ``train``, or ``serve`` (throughput, each batch of
     queries within ``latency_seconds``). optimizer: of the rows, RowWiseAdagrad as the collection's if not given.
-    batch_size: of one rank, look_ahead: batches ahead; the profile's if not given. dense: what a step takes beside the
-    tables. seconds: that the search may take; it then has the best plan so far. seed: of the search.
+    batch_size: of one rank, look_ahead: batches ahead; the profile's if not given. dense: the model behind the tables,
+    or what a step takes beside them. seconds: that the search may take; it then has the best plan so far. seed: of the
+    search.
 
     ``notes["planner"]`` holds what the plan predicts, its gap to a bound that no plan is below, prices, and reasons.
     Warns if the hardware file is of another machine. Raises ConfigError for what is wrong or missing, PlanInfeasible,
@@ -119,16 +122,21 @@ def plan(
     statistics, remarks = read_profile(tables, profile)
     _check_options(objective, latency_seconds, profile, batch_size, look_ahead, world_size)
     remarks += _check_machine(hardware)
+    rates = HardwareRates.of(hardware)
+    samples = batch_size or profile.batch_size
+    fixed = dense or FixedCosts(other_seconds=rates.step_calls)
+    if isinstance(fixed, nn.Module):
+        fixed = dense_costs(fixed, samples, rates, is_training=objective == "train")
     task = Task(
         tables=tuple(tables),
         profile=profile,
         statistics=statistics,
-        rates=HardwareRates.of(hardware),
-        fixed=dense or FixedCosts(),
+        rates=rates,
+        fixed=fixed,
         budget_bytes=_budget(budget, hardware, world_size),
         objective=objective,
         optimizer=optimizer or RowWiseAdagrad(),
-        batch_size=batch_size or profile.batch_size,
+        batch_size=samples,
         look_ahead=profile.look_ahead if look_ahead is None else look_ahead,
         world_size=world_size,
         latency_seconds=latency_seconds,

@@ -1,7 +1,7 @@
 """Training: a configuration and a prepared dataset → a trained model, its checkpoints and its curves."""
 
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
-from hotrow.training.building import Columns, Model, build, build_tables
+from hotrow.training.building import Columns, Model, build, build_dense, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.curves import tensorboard_available
 from hotrow.training.evaluation import evaluate
@@ -32,6 +32,7 @@ __all__ = [
     "Trainer",
     "TrainingResult",
     "build",
+    "build_dense",
     "build_tables",
     "comparison_rows",
     "data_manifest",

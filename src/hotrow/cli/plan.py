@@ -1,0 +1,118 @@
+"""``hotrow plan``: decide where rows live, within a budget, from a profile and the machine as measured."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hotrow.cli.console import print_json, say
+from hotrow.errors import ConfigError
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be given many times."),
+]
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe's name, or the path of a TOML file.")
+    ],
+    profile: Annotated[Path, typer.Option(help="How the tables are accessed; hotrow profile writes it.")],
+    dram: Annotated[
+        str | None, typer.Option(help="DRAM of each rank for rows, as 1GiB; all by default.")
+    ] = None,
+    ssd: Annotated[
+        str | None, typer.Option(help="SSD of each rank for rows, as 100GiB; all by default.")
+    ] = None,
+    hardware: Annotated[
+        Path | None, typer.Option(help="The machine as measured; what hotrow probe kept if not given.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Prepared dataset; overrides data.dir.")] = None,
+    set_: Set = None,
+    objective: Annotated[str, typer.Option(help="train: step time; serve: throughput.")] = "train",
+    latency: Annotated[
+        float | None, typer.Option(help="With serve: milliseconds that a batch of queries may take.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples of one rank's batch; the configuration's if not given.")
+    ] = None,
+    world_size: Annotated[int, typer.Option(help="Ranks; only plans for one can be run yet.")] = 1,
+    seconds: Annotated[float, typer.Option(help="That the search may take.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File to write the plan to.")] = None,
+    json_: Annotated[
+        bool,
+        typer.Option("--json", help="Print the plan as one JSON object on stdout and nothing else there."),
+    ] = False,
+) -> None:
+    """Plan where the rows of a model's tables live: in DRAM, or on SSD behind which cache.
+
+    \b
+    Example:
+      hotrow profile data/cj --out profile.json
+      hotrow probe
+      hotrow plan complete-journey --data data/cj --profile profile.json --dram 256MiB --out plan.json
+      hotrow train complete-journey --data data/cj --plan plan.json
+    """
+    from hotrow.planning import plan
+    from hotrow.profiles import AccessProfile
+
+    config, tables, model = _model(recipe, data, set_ or [])
+    budget = {tier: size for tier, size in (("dram", dram), ("ssd", ssd)) if size is not None}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = plan(
+            tables,
+            AccessProfile.load(profile),
+            _hardware(hardware),
+            budget=budget,
+            objective=objective,
+            optimizer=config.sparse_optimizer.build(),
+            batch_size=batch_size or config.training.batch_size,
+            look_ahead=config.storage.look_ahead if objective == "train" else 0,
+            world_size=world_size,
+            latency_seconds=None if latency is None else latency * 1e-3,
+            dense=model,
+            seconds=seconds,
+            seed=seed,
+        )
+    for warning in caught:
+        typer.echo(f"warning: {warning.message}", err=True)
+    if out is not None:
+        made.save(out)
+    if json_:
+        print_json(made.to_json() | ({} if out is None else {"written": str(out)}))
+        return
+    say(made.explain())
+    if out is not None:
+        say(f"\nwritten to {out}; run it with: hotrow train {recipe} --plan {out}")
+
+
+def _model(recipe: str, data: Path | None, overrides: list[str]) -> tuple[Any, Any, Any]:
+    """A configuration, its tables and its dense part."""
+    from hotrow.cli.train import load_config
+    from hotrow.training import Columns, build_dense, build_tables, data_manifest
+
+    config = load_config(recipe, overrides)
+    data_dir = data or (Path(config.data.dir) if config.data.dir else None)
+    if data_dir is None and config.data.synthetic is None:
+        source = config.data.source or "SOURCE"
+        raise ConfigError(
+            f"{recipe}: no data; prepare some with 'hotrow prepare {source} --out DIR' and give --data DIR"
+        )
+    columns = Columns.of(data_manifest(config, data_dir), config.data.features)
+    return config, build_tables(columns.features, config.embeddings), build_dense(config, columns)
+
+
+def _hardware(path: Path | None) -> Any:
+    from hotrow.measurements import Hardware
+    from hotrow.planning import default_hardware
+
+    found = default_hardware() if path is None else Hardware.load(path)
+    if found is None:
+        raise ConfigError("this machine was not measured yet; run hotrow probe, or give --hardware FILE")
+    return found
