@@ -117,7 +117,7 @@ def made_plan(profile: AccessProfile, world_size: int = 1, share: float = 0.1) -
         "predicted": {
             "step_seconds": 0.0123,
             "parts": {"load": 0.001, "translate": 0.0008, "read": 0.004, "write back": 0.002, "forward": 0.001,
-                      "dense": 0.006, "update": 0.002},
+                      "dense": 0.006, "update": 0.002, "other": 0.0003, "wait": 0.002},
         },
         "bound": {"step_seconds": 0.01225, "gap": 0.004, "method": "lp"},
         "prices": {"dram": 0.0008, "ssd": 0.0},
@@ -132,9 +132,9 @@ def made_plan(profile: AccessProfile, world_size: int = 1, share: float = 0.1) -
 def write_measured(directory: Path) -> Path:
     """A run's ``measured.json``."""
     value = {
-        "step_seconds": {"median": 0.0129, "low": 0.0126, "high": 0.0134},
+        "step_seconds": {"median": 0.0129, "low": 0.0126, "high": 0.0134, "mean": 0.013},
         "parts": {"load": 0.0011, "translate": 0.0007, "read": 0.0045, "write back": 0.002, "forward": 0.0011,
-                  "dense": 0.0059, "update": 0.0022},
+                  "dense": 0.0059, "update": 0.0022, "other": 0.0004, "wait": 0.0021},
         "predicted": None,
         "rows_read_per_step": {"table_0": 1300.0},
         "num_steps": 200,

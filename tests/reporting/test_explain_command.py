@@ -39,7 +39,7 @@ def test_text_of_a_plan_with_all_there_is(files: Path, capsys: pytest.CaptureFix
     out = explained(
         capsys, files / "plan.json", "--profile", files / "profile.json", "--measured", files / "run"
     )
-    assert "plan for train: 3 tables" in out and "+12.5 %" in out and "measured   12.9 ms" in out
+    assert "plan for train: 3 tables" in out and "+12.5 %" in out and "measured   13.0 ms" in out
 
 
 def test_difference(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

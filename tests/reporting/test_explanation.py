@@ -89,7 +89,8 @@ def test_measured_stands_beside_predicted(tmp_path: Path) -> None:
     for source in (file, file.parent):
         text = explain(made_plan(made_profile(2)), measured=read_measured(source))
         assert (
-            "measured   12.9 ms a step (12.6 ms to 13.4 ms) over 200 steps, +4.9 % against predicted" in text
+            "measured   13.0 ms a step (median 12.9 ms, half of them 12.6 ms to 13.4 ms) over 200 steps, +5.7 % against"
+            in text
         )
         assert line_with(text, "  read ").split() == ["read", "4.00", "ms", "4.50", "ms", "+12.5", "%"]
         assert line_with(text, "  table_0 ").endswith("1,300")
@@ -164,6 +165,30 @@ def test_lines_are_at_most_120_wide_and_columns_aligned() -> None:
         line for line in plan.explain().splitlines() if line.startswith("  table_") and "wtinylfu" in line
     ]
     assert len(rows) > 10 and len({len(line) for line in rows}) == 1
+
+
+def test_of_striped_rows_every_rank_pins_as_many_as_its_cache_says() -> None:
+    segments = (
+        Segment(begin=0, end=100, tier=Tier.DRAM),
+        Segment(begin=100, end=1000, tier=Tier.SSD, owner=Owner(kind="stripe")),
+    )
+    cache = CacheSpec(policy="lru", num_pinned_rows=20, capacity_bytes=1 << 16)
+    plan = Plan(
+        tables={"t": TablePlan(num_rows=1000, embedding_dim=4, segments=segments, cache=cache)}, world_size=4
+    )
+    stretches = facts_of(plan).tables[0].stretches
+    assert [(s.begin, s.end, s.where) for s in stretches] == [
+        (0, 100, "dram"), (100, 180, "pinned"), (180, 1000, "ssd"),
+    ]  # fmt: skip
+
+
+def test_remarks_and_the_slowest_rank_are_told() -> None:
+    plan = made_plan(made_profile(2), world_size=4)
+    notes = dict(plan.notes["planner"])
+    notes["remarks"] = ["the hardware file is of another machine"]
+    notes["predicted"] = {**notes["predicted"], "rank": 3}
+    text = replace(plan, notes={"planner": notes}).explain()
+    assert "the hardware file is of another machine" in text and "; slowest: rank 3" in text
 
 
 def test_bad_measured_files_are_refused(tmp_path: Path) -> None:

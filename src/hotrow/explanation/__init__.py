@@ -17,6 +17,7 @@ from hotrow.explanation.facts import (
 from hotrow.explanation.json_form import difference_json, facts_json
 from hotrow.explanation.text import (
     NUM_SHOWN,
+    beside_text,
     explanation_text,
     fingerprint_text,
     hit_text,
@@ -38,6 +39,7 @@ __all__ = [
     "PlanFacts",
     "Stretch",
     "TableFacts",
+    "beside_text",
     "bytes_text",
     "change_text",
     "count_text",

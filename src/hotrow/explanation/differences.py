@@ -85,9 +85,11 @@ def _treatment(stretch: Stretch) -> tuple[object, ...]:
     return (stretch.where, stretch.owner, stretch.representation, stretch.data_type)
 
 
-def moves_between(before: TablePlan, after: TablePlan) -> tuple[Move, ...]:
+def moves_between(
+    before: TablePlan, after: TablePlan, world_sizes: tuple[int, int] = (1, 1)
+) -> tuple[Move, ...]:
     """Ranges of places that both tables have and treat otherwise, in order."""
-    old, new = list(stretches_of(before)), list(stretches_of(after))
+    old, new = (list(stretches_of(table, None, size)) for table, size in zip((before, after), world_sizes))
     found: list[Move] = []
     while old and new:
         begin, end = max(old[0].begin, new[0].begin), min(old[0].end, new[0].end)
@@ -110,10 +112,12 @@ def _shape(before: TablePlan, after: TablePlan) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _difference(name: str, before: TablePlan, after: TablePlan) -> TableDifference | None:
+def _difference(
+    name: str, before: TablePlan, after: TablePlan, world_sizes: tuple[int, int]
+) -> TableDifference | None:
     if before == after:
         return None
-    moves = moves_between(before, after) if before.order_id == after.order_id else ()
+    moves = moves_between(before, after, world_sizes) if before.order_id == after.order_id else ()
     return TableDifference(
         name=name,
         before=before,
@@ -127,7 +131,8 @@ def _difference(name: str, before: TablePlan, after: TablePlan) -> TableDifferen
 def differences_of(before: Plan, after: Plan) -> PlanDifference:
     """What changes from ``before`` to ``after``; changed tables come with the most bytes moved first."""
     both = [name for name in before.tables if name in after.tables]
-    found = [_difference(name, before.tables[name], after.tables[name]) for name in both]
+    sizes = (before.world_size, after.world_size)
+    found = [_difference(name, before.tables[name], after.tables[name], sizes) for name in both]
     changed = [difference for difference in found if difference is not None]
     return PlanDifference(
         before=facts_of(before),

@@ -50,7 +50,7 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFacts:
-    """One table under a plan; numbers that end in ``_per_step`` are of one rank.
+    """One table under a plan; numbers that end in ``_per_step`` are of all ranks that share it.
 
     tier_bytes: what the planner counts per tier, state, indexes and caches included; without its notes, elements and
     the cache. hit_rate: lookups that find their row in memory. at_least: whether it is a lower bound (the share of the
@@ -91,9 +91,13 @@ class TableFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a run measured: seconds of a step (median, low, high) and of its named parts, rows read by table."""
+    """What a run measured: seconds of a step (median, low, high; the mean) and of its parts, rows read by table.
+
+    Parts are means, and a prediction is of the mean.
+    """
 
     step_seconds: tuple[float, float, float]
+    mean_seconds: float
     parts: Mapping[str, float]
     rows_read_per_step: Mapping[str, float]
     num_steps: int
@@ -102,8 +106,12 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFacts:
-    """A plan as values. budget_bytes: per tier. used_bytes: per tier, of every rank. prices: seconds saved in a step by
-    one more GiB of a tier. unknown: sentences about what is not known."""
+    """A plan as values.
+
+    budget_bytes: per tier. used_bytes: per tier, of every rank. slowest_rank: whose step is predicted. prices: seconds
+    saved in a step by one more GiB of a tier. remarks: the planner's warnings. unknown: sentences about what is not
+    known.
+    """
 
     tables: tuple[TableFacts, ...]
     world_size: int
@@ -116,6 +124,7 @@ class PlanFacts:
     step_seconds: float | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
+    slowest_rank: int | None = None
     bound_seconds: float | None = None
     gap: float | None = None
     bound_method: str = ""
@@ -124,6 +133,7 @@ class PlanFacts:
     profile: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
     measured: Measured | None = None
+    remarks: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
     @property
@@ -152,6 +162,10 @@ def _text(value: Any) -> str:
     return " ".join(value.split()) if isinstance(value, str) else ""
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(filter(None, map(_text, value))) if isinstance(value, (list, tuple)) else ()
+
+
 def at(curve: Curve, x: float, last: float) -> float:
     """A rising curve of shares at x: from (0, 0) through its points, straight between them, to (last, 1)."""
     xs = [0.0, *(point[0] for point in curve)]
@@ -178,9 +192,14 @@ def curve_of_places(profile: TableProfile, order_id: str) -> Curve:
     return profile.place_curve or profile.heat_curve
 
 
-def _pieces(table: TablePlan) -> Iterator[tuple[int, int, str, Segment]]:
-    """(begin, end, where, segment), the pinned rows apart: the first of those on SSD, as many as the cache pins."""
+def _pieces(table: TablePlan, world_size: int) -> Iterator[tuple[int, int, str, Segment]]:
+    """(begin, end, where, segment), the pinned rows apart: the first of those on SSD, as many as the cache pins.
+
+    A cache is one rank's, so of rows that are striped each rank pins that many.
+    """
     left = table.cache.num_pinned_rows if table.cache else 0
+    if any(s.tier is Tier.SSD and s.owner.kind == "stripe" for s in table.segments):
+        left *= world_size
     for segment in table.segments:
         if segment.tier is not Tier.SSD or left <= 0:
             yield segment.begin, segment.end, segment.tier.value, segment
@@ -192,11 +211,13 @@ def _pieces(table: TablePlan) -> Iterator[tuple[int, int, str, Segment]]:
             yield cut, segment.end, segment.tier.value, segment
 
 
-def stretches_of(table: TablePlan, profile: TableProfile | None = None) -> tuple[Stretch, ...]:
+def stretches_of(
+    table: TablePlan, profile: TableProfile | None = None, world_size: int = 1
+) -> tuple[Stretch, ...]:
     """The stretches of a table, with their share of accesses if its profile is given."""
     curve = curve_of_places(profile, table.order_id) if profile else ()
     found = []
-    for begin, end, where, segment in _pieces(table):
+    for begin, end, where, segment in _pieces(table, world_size):
         has_rows = segment.representation is not Representation.DHE
         row_bytes = segment.data_type.row_bytes(table.embedding_dim) if has_rows else 0
         share = (
@@ -247,8 +268,9 @@ def _table_facts(
     notes: Mapping[str, Any],
     profile: TableProfile | None,
     measured: Measured | None,
+    world_size: int,
 ) -> TableFacts:
-    stretches = stretches_of(table, profile)
+    stretches = stretches_of(table, profile, world_size)
     counted = _numbers(notes.get("bytes"))
     hit_rate, at_least = _hit_rate(stretches, notes)
     is_in_memory = table.cache is None
@@ -317,6 +339,7 @@ def read_measured(path: str | Path) -> Measured:
             median if numbers["low"] is None else numbers["low"],
             median if numbers["high"] is None else numbers["high"],
         ),
+        mean_seconds=number(step.get("mean")) or median,
         parts=_numbers(parts),
         rows_read_per_step=_numbers(value.get("rows_read_per_step")),
         num_steps=int(number(value.get("num_steps")) or 0),
@@ -376,6 +399,7 @@ def facts_of(
     table_notes = _mapping(notes.get("tables"))
     predicted, bound = _mapping(notes.get("predicted")), _mapping(notes.get("bound"))
     batch_size, look_ahead = number(notes.get("batch_size")), number(notes.get("look_ahead"))
+    rank = number(predicted.get("rank"))
     tables = [
         _table_facts(
             name,
@@ -383,6 +407,7 @@ def facts_of(
             _mapping(table_notes.get(name)),
             profile.tables[name] if profile is not None else None,
             measured,
+            plan.world_size,
         )
         for name, table in plan.tables.items()
     ]
@@ -396,7 +421,8 @@ def facts_of(
         budget_bytes=_numbers(notes.get("budget_bytes")),
         used_bytes=_used(notes.get("used_bytes")),
         step_seconds=number(predicted.get("step_seconds")),
-        predicted={k: v for k, v in _numbers(predicted).items() if k != "step_seconds"},
+        predicted={k: v for k, v in _numbers(predicted).items() if k not in ("step_seconds", "rank")},
+        slowest_rank=None if rank is None else int(rank),
         parts=_numbers(predicted.get("parts")),
         bound_seconds=number(bound.get("step_seconds")),
         gap=number(bound.get("gap")),
@@ -406,5 +432,6 @@ def facts_of(
         profile=_mapping(notes.get("profile")) or _source(profile),
         search=_mapping(notes.get("search")),
         measured=measured,
+        remarks=_texts(notes.get("remarks")),
         unknown=_unknown(plan, notes, profile),
     )

@@ -54,6 +54,7 @@ def facts_json(facts: PlanFacts) -> dict[str, Any]:
         "predicted": {
             "step_seconds": facts.step_seconds,
             "parts": dict(facts.parts),
+            "rank": facts.slowest_rank,
             **facts.predicted,
         },
         "bound": {
@@ -65,7 +66,8 @@ def facts_json(facts: PlanFacts) -> dict[str, Any]:
         "measured": None
         if measured is None
         else {
-            "step_seconds": dict(zip(("median", "low", "high"), measured.step_seconds)),
+            "step_seconds": dict(zip(("median", "low", "high"), measured.step_seconds))
+            | {"mean": measured.mean_seconds},
             "parts": dict(measured.parts),
             "rows_read_per_step": dict(measured.rows_read_per_step),
             "num_steps": measured.num_steps,
@@ -73,6 +75,7 @@ def facts_json(facts: PlanFacts) -> dict[str, Any]:
         "fingerprint": dict(facts.fingerprint),
         "profile": dict(facts.profile),
         "search": dict(facts.search),
+        "remarks": list(facts.remarks),
         "unknown": list(facts.unknown),
         "tables": {table.name: _table(table) for table in facts.tables},
     }

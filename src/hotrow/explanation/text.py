@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hotrow.core import Tier
-from hotrow.explanation.facts import PINNED, PlanFacts, Stretch, TableFacts
+from hotrow.explanation.facts import PINNED, Measured, PlanFacts, Stretch, TableFacts
 from hotrow.explanation.layout import columns, shown, wrapped
 from hotrow.explanation.units import (
     bytes_text,
@@ -18,6 +18,9 @@ from hotrow.explanation.units import (
 
 NUM_SHOWN = 20
 """Tables that are listed one by one unless all are asked for."""
+
+BESIDE = ("translate", "read", "write back")
+"""Parts of the look-ahead thread."""
 
 _METHODS = {"lp": "LP relaxation", "lagrangian": "Lagrangian dual"}
 
@@ -37,18 +40,27 @@ def _step_lines(facts: PlanFacts) -> list[str]:
         )
         lines.append(f"  bound      {bound}gap {share_text(facts.gap)}{f' ({method})' if method else ''}")
     if facts.measured is not None:
-        median, low, high = facts.measured.step_seconds
-        spread = f" ({seconds_text(low)} to {seconds_text(high)})" if low < high else ""
-        change = change_text(facts.step_seconds, median) if facts.step_seconds else ""
-        against = f", {change} against predicted" if change else ""
-        steps = f" over {plural(facts.measured.num_steps, 'step')}" if facts.measured.num_steps else ""
-        lines.append(f"  measured   {seconds_text(median)} a step{spread}{steps}{against}")
+        lines += wrapped(f"measured   {_measured_text(facts, facts.measured)}", 2)
     return lines
+
+
+def _measured_text(facts: PlanFacts, measured: Measured) -> str:
+    median, low, high = measured.step_seconds
+    if median <= 0:
+        return "nothing: the run has no step that counts"
+    text = f"{seconds_text(measured.mean_seconds)} a step"
+    if low < high:
+        text += f" (median {seconds_text(median)}, half of them {seconds_text(low)} to {seconds_text(high)})"
+    if measured.num_steps:
+        text += f" over {plural(measured.num_steps, 'step')}"
+    change = change_text(facts.step_seconds, measured.mean_seconds) if facts.step_seconds else ""
+    return f"{text}, {change} against predicted" if change else text
 
 
 def _others(facts: PlanFacts) -> str:
     """Further predicted numbers, such as the latency of a query."""
-    texts = []
+    is_told = facts.slowest_rank is not None and facts.world_size > 1
+    texts = [f"slowest: rank {facts.slowest_rank}"] if is_told else []
     for name, value in facts.predicted.items():
         is_time = name.endswith("_seconds")
         label = name.removesuffix("_seconds").replace("_", " ")
@@ -123,9 +135,17 @@ def _part_lines(facts: PlanFacts) -> list[str]:
             )
         )
     lines = columns(("part of a step", "predicted", "measured", "difference"), rows) if rows else []
-    if rows and facts.step_seconds is not None and sum(facts.parts.values()) > 1.001 * facts.step_seconds:
-        lines += wrapped("Parts run beside each other, so they add up to more than a step.", 4)
+    text = beside_text([*facts.parts, *measured])
+    lines += wrapped(text, 4) if text else []
     return lines
+
+
+def beside_text(parts: Sequence[str]) -> str:
+    """Which of the parts do not add to a step."""
+    found = [name for name in BESIDE if name in parts]
+    if not found:
+        return ""
+    return f"Beside the others: {', '.join(found)}; wait is what a step waits for them."
 
 
 def stretch_text(stretch: Stretch) -> str:
@@ -259,8 +279,10 @@ def explanation_text(facts: PlanFacts, all_tables: bool = False) -> str:
     ahead = f", look-ahead {facts.look_ahead}" if facts.look_ahead is not None else ""
     blocks = [[title + ahead, *_step_lines(facts)], _budget_lines(facts), _part_lines(facts)]
     if facts.tables:
-        blocks.append(["Tables, those that read most first", *_table_lines(facts, all_tables)])
+        reads = any(table.rows_read_per_step for table in facts.tables)
+        title = f"Tables, {'those that read most' if reads else 'largest in memory'} first"
+        blocks.append([title, *_table_lines(facts, all_tables)])
     notes = [line for text in source_lines(facts) for line in wrapped(text, 2)]
     blocks.append(notes)
-    blocks.append([line for text in facts.unknown for line in wrapped(text, 2)])
+    blocks.append([line for text in (*facts.remarks, *facts.unknown) for line in wrapped(text, 2)])
     return "\n\n".join("\n".join(block) for block in blocks if block)

@@ -7,8 +7,10 @@ _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
 def _digits(value: float) -> str:
-    """Three digits that count: 1.23, 12.3, 123; thousands separated."""
+    """Three digits that count: 1.23, 12.3, 123; thousands separated; what cannot be meant as 1.23e+09."""
     size = abs(value)
+    if size >= 1e7:
+        return f"{value:.2e}"
     if size >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
@@ -36,7 +38,7 @@ def share_text(share: float) -> str:
         return "<0.1 %"
     if 0.9995 <= share < 1:
         return ">99.9 %"
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %" if share < 1000 else f"{100 * share:.1e} %"
 
 
 def count_text(count: float) -> str:
@@ -53,6 +55,8 @@ def change_text(before: float, after: float) -> str:
     if before == 0:
         return ""
     change = 100 * (after - before) / before
+    if change >= 1e6:
+        return ">1,000,000 %"
     return f"{change:+,.0f} %" if abs(change) >= 99.95 else f"{change:+.1f} %"
 
 

@@ -20,6 +20,7 @@ from hotrow.explanation import (
     PlanDifference,
     PlanFacts,
     TableFacts,
+    beside_text,
     bytes_text,
     change_text,
     count_text,
@@ -90,9 +91,9 @@ def _tiles(facts: PlanFacts) -> str:
         of = f"{facts.batch_size:,} samples" if facts.batch_size else ""
         tiles.append(_tile("predicted step", seconds_text(facts.step_seconds), of))
     if facts.measured is not None:
-        median = facts.measured.step_seconds[0]
-        change = f"{change_text(facts.step_seconds, median)} against predicted" if facts.step_seconds else ""
-        tiles.append(_tile("measured step", seconds_text(median), change))
+        mean = facts.measured.mean_seconds
+        change = f"{change_text(facts.step_seconds, mean)} against predicted" if facts.step_seconds else ""
+        tiles.append(_tile("measured step", seconds_text(mean), change))
     if facts.gap is not None:
         tiles.append(_tile("gap to the bound", share_text(facts.gap), "no plan can be faster by more"))
     for tier in tiers_of(facts):
@@ -178,7 +179,7 @@ def _parts(facts: PlanFacts) -> str:
     note = "" if facts.measured else " Nothing measured was given: --measured takes a run's directory."
     return (
         "<section><h2>A step</h2>"
-        f'<p class="lead">Parts may run beside each other, so they can add up to more than a step.{note}</p>'
+        f'<p class="lead">{escape(beside_text(names))}{note}</p>'
         f'<div class="beside"><div id="parts" class="chart"></div><div class="scroll"><table>{header}'
         f"<tbody>{''.join(rows)}</tbody></table></div></div></section>"
     )
@@ -269,11 +270,11 @@ def _tables(facts: PlanFacts) -> str:
     columns = [name for name, (_, has_it, _) in _COLUMNS.items() if any(map(has_it, facts.tables))]
     heads = [_column_head("table", "text"), '<th scope="col" class="text">where</th>']
     heads += [_column_head(name, _COLUMNS[name][0]) for name in columns]
+    first = "Those that read most" if any(t.rows_read_per_step for t in facts.tables) else "Largest in memory"
     rows = "".join(_table_row(index, table, columns) for index, table in enumerate(facts.tables))
     return (
         '<section id="tables"><h2>Tables</h2>'
-        '<p class="lead">Those that read most first. A click on a column sorts by it, one on a table shows its curves '
-        "below.</p>"
+        f'<p class="lead">{first} first. A click on a column sorts by it, one on a table shows its curves below.</p>'
         '<p><label>Find <input id="find" type="search" autocomplete="off" placeholder="part of a name"></label> '
         f'<span id="found" role="status">{plural(len(facts.tables), "table")}</span></p>'
         f'<div class="scroll tall"><table id="all"><thead><tr>{"".join(heads)}</tr></thead>'
@@ -307,6 +308,7 @@ def _list(title: str, items: Sequence[str]) -> str:
 def _sources(facts: PlanFacts, left_out: Sequence[str], version: str) -> str:
     fingerprint = [f"{name}: {value}" for name, value in facts.fingerprint.items()]
     lists = [
+        _list("Remarks", facts.remarks),
         _list("Not known", facts.unknown),
         _list("Left out of this page", left_out),
         _list(
