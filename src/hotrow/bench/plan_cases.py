@@ -1,7 +1,7 @@
 """What ``hotrow bench plan`` measures: models, budgets, batches. Data only, fixed before the code that it judges.
 
-Every model is profiled on its first batches, planned, and trained on later ones with rows on SSD. Nothing is fitted to it:
-what a step takes is predicted from the profile, ``hotrow probe`` of the machine and the plan.
+Every model is profiled on its first batches, planned, and trained on later ones with rows on SSD. Nothing is fitted to
+it: what a step takes is predicted from the profile, ``hotrow probe`` of the machine and the plan.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class PlanCase:
     """One model: tables, batches, and how many of them are profiled, warm caches up, and count.
 
     trace: name of a recorded trace that the tables read, each from its own offset. journey: its tables and batches are
-    those of Complete Journey, as ``hotrow prepare`` wrote it. max_seconds: neither warm-up nor what counts lasts longer, but
-    ``least_steps`` are made.
+    those of Complete Journey, as ``hotrow prepare`` wrote it. max_seconds: neither warm-up nor what counts lasts
+    longer, but ``least_steps`` are made.
     """
 
     name: str

@@ -20,8 +20,8 @@ Count: TypeAlias = "float | NDArray[np.float64]"
 RESOURCES = ("foreground", "background", "disk", "network", "writer")
 """Seconds of one rank and step, additive over tables.
 
-foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: the disk is busy. network: between
-ranks. writer: CPU of the threads that write rows out and compact.
+foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: that thread reads, or waits for it.
+network: between ranks. writer: the threads that write rows out and compact.
 """
 
 Resources: TypeAlias = "tuple[Count, Count, Count, Count, Count]"
@@ -57,14 +57,15 @@ class FixedCosts:
     """Seconds of a step that no placement changes.
 
     load: the next batch. dense: forward, backward and optimizer of the dense part. other: calls, loss. is_tiered:
-    rows are on SSD or may be, so a look-ahead thread works. num_runs: files that a batch's reads are spread over.
+    rows are on SSD or may be, so a look-ahead thread works. num_runs: files that a batch's reads are spread over: 29 to
+    58 in the steady state (docs/row-format.md).
     """
 
     load_seconds: float = 0.0
     dense_seconds: float = 0.0
     other_seconds: float = 0.0
     is_tiered: bool = False
-    num_runs: int = 1
+    num_runs: int = 40
 
     @property
     def foreground_seconds(self) -> float:
@@ -109,11 +110,13 @@ def pack_seconds(load: TableLoad, rates: HardwareRates) -> Count:
 
 
 def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    return load.pages_read * rates.read_page(page_bytes(load.record_bytes))
+    """Pages of the disk, slowed down by rows that are written meanwhile."""
+    pages = load.pages_read * rates.read_page(load.record_bytes)
+    return pages + load.rows_written * rates.read_beside(load.record_bytes)
 
 
 def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    return load.rows_written * rates.written_bytes(load.record_bytes) * rates.write_byte
+    return load.rows_written * rates.write_row(load.record_bytes)
 
 
 def page_bytes(record_bytes: Count) -> Count:
@@ -129,23 +132,30 @@ def table_resources(load: TableLoad, rates: HardwareRates) -> Resources:
     return (
         forward_seconds(load, rates) + update_seconds(load, rates),
         translate_seconds(load, rates) + arrive_seconds(load, rates) + pack_seconds(load, rates),
-        read_seconds(load, rates) + write_seconds(load, rates),
+        read_seconds(load, rates),
         (load.bytes_sent + load.bytes_received) * rates.send_byte,
-        load.rows_written * rates.write_out(load.record_bytes),
+        write_seconds(load, rates),
     )
 
 
 def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
-    """What bounds a step: the foreground beside what competes with it, the look-ahead thread, the disk, all CPUs."""
+    """What bounds a step: the foreground beside what competes with it, look-ahead, the writers, all cores together."""
     foreground, cores = fixed.foreground_seconds, rates.num_cores
     if not fixed.is_tiered:
         return (Form((1.0, 0.0, 0.0, 1.0, 0.0), foreground, "foreground"),)
-    ahead = rates.tiered_calls + fixed.num_runs * rates.first_read
-    share = 1.0 / cores
+    ahead = rates.tiered_calls + fixed.num_runs * rates.read_burst
+    of_read, of_write = rates.read_cpu_share, rates.write_cpu_share
+
+    def beside(lost: float, name: str) -> Form:
+        """The foreground, and what it loses for each second of a core that others take."""
+        coefficients = (1.0, lost, lost * of_read, 1.0, lost * of_write)
+        return Form(coefficients, foreground + lost * rates.tiered_calls, name)
+
     return (
-        Form((1.0, rates.contention, 0.0, 1.0, rates.contention), foreground, "foreground"),
+        beside(rates.contention, "foreground"),
+        beside(1.0 / cores, "cores"),
         Form((0.0, 1.0, 1.0, 0.0, 0.0), ahead, "look-ahead"),
-        Form((1.0, share, 0.0, 1.0, share), foreground + rates.tiered_calls * share, "cores"),
+        Form((0.0, 0.0, 0.0, 0.0, 1.0), 0.0, "writer"),
     )
 
 

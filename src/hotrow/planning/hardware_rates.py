@@ -67,10 +67,12 @@ class HardwareRates:
 
     Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses are
     spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
-    slots; arrive by bytes of a record (a row that is read: found, checked, copied into its slot) and pack (one that
-    is given to the write buffer). Writer (its threads): write_out by bytes of a record, compaction included.
-    Disk: read_page by bytes of a request with many in flight; first_read: of one alone; write_byte.
-    Dense: flop by samples of a batch; operation: of one call in torch, forward and backward.
+    slots; arrive by bytes of a record (a row that was read goes into its slot) and pack (one that is given to the write
+    buffer). Disk: read_page by bytes of a record, of many at a time; read_burst: what each file that is read adds;
+    read_beside: what a row that is written adds. Writer: write_row, compaction included. Of the seconds of reading and
+    of writing read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one
+    layer in torch, forward, backward and update. contention: seconds that the foreground loses for one that another
+    thread takes of a core.
     """
 
     num_cores: int
@@ -83,11 +85,12 @@ class HardwareRates:
     translate_row: Surface
     arrive: Surface
     pack: Surface
-    write_out: Surface
-    written_bytes: Surface
     read_page: Surface
-    first_read: float
-    write_byte: float
+    read_burst: float
+    read_beside: Surface
+    read_cpu_share: float
+    write_row: Surface
+    write_cpu_share: float
     flop: Surface
     operation: float
     step_calls: float
@@ -107,10 +110,6 @@ class HardwareRates:
             hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
         )
         slot_lookup, slot_row = _per_lookup_and_row(hardware, "translate", ("num_slots",))
-        reads = {
-            (float(m.arguments["bytes"]), 1.0): 1 / m.value
-            for m in select(hardware, "read", queue_depth=_deepest(hardware))
-        }
         return cls(
             num_cores=max(1, int(hardware.fingerprint.get("cores", 1))),
             num_threads=threads,
@@ -122,11 +121,12 @@ class HardwareRates:
             translate_row=slot_row,
             arrive=_curve(hardware, "arrive", "record_bytes", 1e-9),
             pack=_curve(hardware, "pack", "record_bytes", 1e-9),
-            write_out=_curve(hardware, "write out", "record_bytes", 1e-9),
-            written_bytes=_curve(hardware, "written", "record_bytes", 1.0),
-            read_page=Surface.of(reads, "read"),
-            first_read=1 / select(hardware, "read", bytes=4096, queue_depth=1)[0].value,
-            write_byte=1 / select(hardware, "write")[0].value,
+            read_page=_read_page(hardware),
+            read_burst=_read_burst(hardware),
+            read_beside=_read_beside(hardware),
+            read_cpu_share=_share(hardware, "read cpu", "read wall"),
+            write_row=_curve(hardware, "write wall", "record_bytes", 1e-9),
+            write_cpu_share=_share(hardware, "write out", "write wall"),
             flop=Surface.of(
                 {
                     (float(m.arguments["batch"]), 1.0): 1 / m.value
@@ -169,8 +169,44 @@ def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
     return wanted
 
 
-def _deepest(hardware: Hardware) -> int:
-    return max(int(m.arguments["queue_depth"]) for m in select(hardware, "read"))
+def _by_record(hardware: Hardware, what: str) -> dict[float, float]:
+    return {float(m.arguments["record_bytes"]): m.value for m in select(hardware, what)}
+
+
+def _share(hardware: Hardware, part: str, whole: str) -> float:
+    """In the mean over record sizes."""
+    parts, wholes = _by_record(hardware, part), _by_record(hardware, whole)
+    return float(np.mean([parts[size] / wholes[size] for size in parts if size in wholes]))
+
+
+def _read_burst(hardware: Hardware) -> float:
+    """What the beginning and the end of reads that are in flight together take, beside the reads."""
+    bursts = sorted((int(m.arguments["reads"]), m.value * 1e-6) for m in select(hardware, "burst"))
+    (few, short), (many, long) = bursts[-2:]
+    return max(0.0, short - few * (long - short) / (many - few))
+
+
+def _read_page(hardware: Hardware) -> Surface:
+    """Seconds a page, less what the files took that the rows were in."""
+    burst, found = _read_burst(hardware), {}
+    for m in select(hardware, "read wall"):
+        seconds = m.value * 1e-9 - burst * m.arguments["num_runs"] / m.arguments["rows"]
+        least = m.value * 1e-10
+        found[float(m.arguments["record_bytes"]), 1.0] = max(seconds, least) / m.arguments["pages_per_row"]
+    return Surface.of(found, "read wall")
+
+
+def _read_beside(hardware: Hardware) -> Surface:
+    """Seconds that reads take longer for a row that is written meanwhile."""
+    pack = _by_record(hardware, "pack")
+    return Surface.of(
+        {
+            (float(m.arguments["record_bytes"]), 1.0): (m.value - pack[float(m.arguments["record_bytes"])])
+            * 1e-9
+            for m in select(hardware, "exchange")
+        },
+        "exchange",
+    )
 
 
 def _curve(hardware: Hardware, what: str, argument: str, unit: float) -> Surface:

@@ -193,7 +193,7 @@ def probe_store(directory: Path, record_bytes: int) -> list[Measurement]:
         rows.fill()
         helpers, written, wall, turns = _overwrite(rows)
         alone = [rows.turn(None, rows.draw()) for _ in range(8)]
-        pages = _pages_per_row(rows)
+        pages, num_runs = _pages_per_row(rows), rows.store.stats()["num_runs"]
         both = [rows.turn(rows.draw(), rows.draw()) for _ in range(24)]
     finally:
         rows.store.close()
@@ -205,7 +205,15 @@ def probe_store(directory: Path, record_bytes: int) -> list[Measurement]:
         measurement("pack", "ns/row", [(t.pack + t.put) * per for t in turns], **at),
         measurement("arrive", "ns/row", [t.arrive * per for t in alone], **at),
         measurement("read cpu", "ns/row", [t.read * per for t in alone], **at),
-        measurement("read wall", "ns/row", [t.read_wall * per for t in alone], **at, pages_per_row=pages),
+        measurement(
+            "read wall",
+            "ns/row",
+            [t.read_wall * per for t in alone],
+            **at,
+            pages_per_row=pages,
+            num_runs=num_runs,
+            rows=ROWS_AT_A_TIME,
+        ),
         measurement("exchange", "ns/row", [(t.wall - quiet) * per for t in both], **at),
         measurement("write out", "ns/row", helpers, **at),
         measurement("written", "bytes/row", written, **at),
