@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hotrow.errors import ConfigError, StorageError
+from hotrow.errors import ConfigError, StorageError, why
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -61,7 +61,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; give the path of a TOML file") from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot read: {why(error)}") from error
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self
 
-from hotrow.errors import FormatError, HotrowError, StorageError
+from hotrow.errors import FormatError, HotrowError, StorageError, why
 
 
 def take(value: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
@@ -57,7 +57,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot write {len(data)} bytes: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot write {len(data)} bytes: {why(error)}") from error
 
 
 def read_json(path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def read_json(path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes)
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not a text file ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot read: {why(error)}") from error
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

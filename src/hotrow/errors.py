@@ -73,3 +73,18 @@ class StorageError(HotrowError, OSError):
 
 class NativeUnavailable(HotrowError, RuntimeError):
     """The native kernels could not be loaded, or an unknown or unsupported CPU level was asked for."""
+
+
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free some space, or write to another disk",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "give a place that this user may read and write",
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST): "check the path",
+    (errno.EMFILE, errno.ENFILE): "raise the limit of open files (ulimit -n)",
+    (errno.EIO,): "check the disk (the kernel's log says more), or use another",
+}
+
+
+def why(error: OSError) -> str:
+    """What the operating system said, and what to do about it: the end of a StorageError's message."""
+    remedy = next((text for numbers, text in _REMEDIES.items() if error.errno in numbers), "")
+    return f"{error.strerror or error}" + (f"; {remedy}" if remedy else "")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hotrow.core import IDENTITY_ORDER
 from hotrow.document import take, write_atomically
-from hotrow.errors import ConfigError, FormatError, StorageError
+from hotrow.errors import ConfigError, FormatError, StorageError, why
 
 Numbers = NDArray[np.uint32]
 Ids = NDArray[np.integer[Any]]
@@ -29,10 +29,10 @@ Ids = NDArray[np.integer[Any]]
 FORMAT, FORMAT_VERSION = "hotrow-order", 1
 MAX_ROWS = 2**32 - 2
 
-MAP_BYTES_PER_ROW = 32
-"""DRAM per moved row where ids are translated: two hash tables, id → place and back, of 8 bytes an entry, half full."""
+MAP_BYTES_PER_ROW = 24
+"""DRAM per moved row where ids are translated: hash tables id → place and back, 8 bytes an entry, two thirds full."""
 
-SIGMAS = 3.0
+SIGMAS = 2.0
 """Standard deviations of chance by which a row must be hotter than the one whose place it gets."""
 
 FIRST_CUT = 64
@@ -180,7 +180,7 @@ class Order:
         except FileNotFoundError as error:
             raise FormatError(f"{path}: the file of an order is missing") from error
         except OSError as error:
-            raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot read: {why(error)}") from error
         return _decode(content, str(path))
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hotrow.errors import StorageError
+from hotrow.errors import StorageError, why
 
 MAX_SPANS = 2_000_000
 """A trace keeps this many spans (about 200 MB of JSON) and counts what comes later."""
@@ -83,7 +83,7 @@ class Tracer:
         try:
             Path(path).write_text(json.dumps(document), encoding="utf-8")
         except OSError as error:
-            raise StorageError(f"{path}: cannot write the trace: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot write the trace: {why(error)}") from error
 
 
 NO_TRACE = Tracer(enabled=False)

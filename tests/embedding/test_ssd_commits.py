@@ -259,6 +259,18 @@ def test_damaged_commits_are_named(tmp_path, file):
         ssd.row_arrays()
 
 
+def test_a_directory_among_the_commits_that_is_none_is_named(tmp_path):
+    with opened(tmp_path / "rows") as ssd:
+        ssd.commit("a")
+    (tmp_path / "rows" / "commits" / "stray").mkdir()
+    with pytest.raises(
+        FormatError, match=r"commits/stray: no .*json in it, so it is no commit.*; move it out of"
+    ):
+        opened(tmp_path / "rows")
+    (tmp_path / "rows" / "commits" / "stray").rmdir()
+    opened(tmp_path / "rows").close()
+
+
 def test_a_failed_commit_leaves_the_last_one_and_training_goes_on(tmp_path, monkeypatch):
     inputs = batches(TABLES, 20)
     with opened(tmp_path) as ssd:

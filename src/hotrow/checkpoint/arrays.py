@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hotrow.document import take
-from hotrow.errors import FormatError, StorageError
+from hotrow.errors import FormatError, StorageError, why
 from hotrow.files import Files
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def write_arrays(
     except OSError as error:
         with suppress(OSError):
             files.remove(path)
-        raise StorageError(f"{final}: cannot write {num_bytes} bytes: {error.strerror or error}") from error
+        raise StorageError(f"{final}: cannot write {num_bytes} bytes: {why(error)}") from error
     return FileInfo(file=file, num_bytes=num_bytes, sha256=digest)
 
 
@@ -172,7 +172,7 @@ def verify_file(directory: str | Path, info: FileInfo) -> None:
     except FileNotFoundError as error:
         raise FormatError(f"{path}: the checkpoint's manifest names this file and it is missing") from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot read: {why(error)}") from error
     if digest.hexdigest() != info.sha256:
         raise FormatError(
             f"{path}: SHA-256 differs from the manifest's; the file was altered, use another checkpoint"
@@ -190,7 +190,7 @@ class ArrayReader:
         try:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot read: {error.strerror or error}") from error
+            raise StorageError(f"{self.path}: cannot read: {why(error)}") from error
         try:
             self.arrays = self._read_header()
         except FormatError:
@@ -279,7 +279,7 @@ class ArrayReader:
             try:
                 count = os.preadv(self._descriptor, [view], offset)
             except OSError as error:
-                raise StorageError(f"{self.path}: cannot read: {error.strerror or error}") from error
+                raise StorageError(f"{self.path}: cannot read: {why(error)}") from error
             if count == 0:
                 raise FormatError(f"{self.path}: truncated at byte {offset}")
             view, offset = view[count:], offset + count

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hotrow.checkpoint.arrays import write_arrays
 from hotrow.checkpoint.manifest import MANIFEST_FILE, CheckpointManifest
-from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError
+from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError, why
 from hotrow.files import Files
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -177,4 +177,4 @@ def open_checkpoint(path: str | Path) -> tuple[Path, CheckpointManifest]:
 
 
 def _refused(path: Path, what: str, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot {what}: {error.strerror or error}")
+    return StorageError(f"{path}: cannot {what}: {why(error)}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hotrow.data.keys import MISSING, KeyColumn, Keys
 from hotrow.data.source import Place
-from hotrow.errors import FormatError, StorageError
+from hotrow.errors import FormatError, StorageError, why
 
 
 class Journal:
@@ -35,7 +35,7 @@ class Journal:
             if len(whole) < len(data):
                 os.truncate(path, len(whole))
         except OSError as error:
-            raise StorageError(f"{path}: cannot open the journal: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot open the journal: {why(error)}") from error
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 self.entries.append(json.loads(line))
@@ -52,7 +52,7 @@ class Journal:
                 if file.write(line) != len(line):
                     raise OSError(28, "No space left on device")
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot append: {error.strerror or error}") from error
+            raise StorageError(f"{self.path}: cannot append: {why(error)}") from error
         self.entries.append(dict(entry))
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ class ChunkWriter:
         try:
             self._file = path.open("wb", buffering=0)
         except OSError as error:
-            raise StorageError(f"{path}: cannot create: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot create: {why(error)}") from error
 
     def add(self, name: str, array: NDArray[Any], base: int | None = None) -> None:
         """Append an array; ``base`` is kept beside it."""
@@ -80,9 +80,7 @@ class ChunkWriter:
             while len(view):
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot write {data.nbytes} bytes: {error.strerror or error}"
-            ) from error
+            raise StorageError(f"{self.path}: cannot write {data.nbytes} bytes: {why(error)}") from error
         self.arrays[name] = [
             data.dtype.str,
             self._end,
@@ -135,7 +133,7 @@ class Chunk:
         try:
             array: NDArray[Any] = np.fromfile(self.path, np.dtype(dtype), count, offset=offset)
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot read: {error.strerror or error}") from error
+            raise StorageError(f"{self.path}: cannot read: {why(error)}") from error
         if len(array) != count or zlib.crc32(array.view(np.uint8).data) != checksum:
             raise FormatError(f"{self.path}: truncated or altered; delete {self.path.parent} and begin again")
         return array

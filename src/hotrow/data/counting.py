@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hotrow.data.keys import Keys
-from hotrow.errors import StorageError
+from hotrow.errors import StorageError, why
 
 Counts = NDArray[np.int64]
 Run = tuple[Keys, Counts]
@@ -121,7 +121,7 @@ class KeyCounter:
                     counts.tofile(file)
             except OSError as error:
                 what = f"{len(keys) * _RUN_ENTRY_BYTES} bytes of counts"
-                raise StorageError(f"{path}: cannot write {what}: {error.strerror or error}") from error
+                raise StorageError(f"{path}: cannot write {what}: {why(error)}") from error
             self._spilled.append((path, len(keys)))
         self._runs = []
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hotrow.data.planted import Bags, BayesAuc
 from hotrow.data.synthetic import SyntheticChunk, SyntheticFeature, SyntheticLog, SyntheticSpec
-from hotrow.errors import ConfigError, StorageError
+from hotrow.errors import ConfigError, StorageError, why
 
 NUM_INTS = 13
 KAGGLE_CARDINALITIES = (
@@ -124,9 +124,7 @@ def write_criteo_tsv(
                     if skip < len(chunk):
                         tail.append((chunk.logits[skip:, 0], chunk.labels[skip:, 0]))
     except OSError as error:
-        raise StorageError(
-            f"{path}: cannot write the log ({num_bytes} bytes done): {error.strerror or error}"
-        ) from error
+        raise StorageError(f"{path}: cannot write the log ({num_bytes} bytes done): {why(error)}") from error
     return CriteoLog(path, num_rows, num_bytes, clicks / num_rows, BayesAuc.of_chunks(tail))
 
 

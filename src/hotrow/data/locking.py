@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hotrow.errors import ConfigError, StorageError
+from hotrow.errors import ConfigError, StorageError, why
 
 LOCK_FILE = ".lock"
 
@@ -28,7 +28,7 @@ def only_writer(directory: Path) -> Iterator[None]:
             f"{directory}: another preparation is writing here; wait for it or give another --out"
         ) from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot lock: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot lock: {why(error)}") from error
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ from hotrow.data.source import Source, SplitRule
 from hotrow.data.splits import Codes, Splitter
 from hotrow.data.vocabulary import Vocabulary
 from hotrow.document import read_json
-from hotrow.errors import ConfigError, DataError, FormatError, StorageError
+from hotrow.errors import ConfigError, DataError, FormatError, StorageError, why
 
 WORK_DIRECTORY = ".work"
 _PROCESS_BYTES = 400 << 20  # the interpreter, torch and Arrow
@@ -167,9 +167,7 @@ class _Preparation:
         try:
             (self.out / "vocabularies").mkdir(exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"{self.out / 'vocabularies'}: cannot create: {error.strerror or error}"
-            ) from error
+            raise StorageError(f"{self.out / 'vocabularies'}: cannot create: {why(error)}") from error
         todo = [task for task in self.tasks if task.name not in infos]
         self.progress("vocabularies", len(infos), len(self.tasks))
 
@@ -300,4 +298,4 @@ def _remove_dataset(out: Path) -> None:
         for name in (WORK_DIRECTORY, "vocabularies", "shards"):
             shutil.rmtree(out / name, ignore_errors=True)
     except OSError as error:
-        raise StorageError(f"{out}: cannot remove the old dataset: {error.strerror or error}") from error
+        raise StorageError(f"{out}: cannot remove the old dataset: {why(error)}") from error

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from hotrow.data.manifest import DatasetManifest, FeatureInfo, ShardInfo
 from hotrow.document import take
-from hotrow.errors import DataError, FormatError, StorageError
+from hotrow.errors import DataError, FormatError, StorageError, why
 
 MAGIC = b"HOTROWSH"
 FORMAT_VERSION = 1
@@ -447,4 +447,4 @@ def _read_columns(
 
 
 def _storage_error(path: Path, what: str, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot {what}: {error.strerror or error}")
+    return StorageError(f"{path}: cannot {what}: {why(error)}")

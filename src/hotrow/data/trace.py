@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from hotrow.data.source import RawBatch, SparseColumn, TableSchema
-from hotrow.errors import ConfigError, DataError, IdOutOfRange, StorageError
+from hotrow.errors import ConfigError, DataError, IdOutOfRange, StorageError, why
 from hotrow.jagged import KeyedJaggedTensor
 
 MAX_NUM_ROWS = 2**31
@@ -147,7 +147,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot read: {why(error)}") from error
     if data.startswith(b"\x93NUMPY"):
         raise DataError(f"{path}: a single array, expected an .npz file with ids and num_rows")
     try:

@@ -23,7 +23,7 @@ from hotrow.data.counting import Counts
 from hotrow.data.keys import MISSING, Keys, key_column, mix
 from hotrow.data.source import ValueType
 from hotrow.document import write_atomically
-from hotrow.errors import ConfigError, DataError, FormatError, StorageError
+from hotrow.errors import ConfigError, DataError, FormatError, StorageError, why
 
 FORMAT_VERSION = 1
 _TEXT_COPIES = 3
@@ -90,7 +90,7 @@ class Vocabulary:
                 f"{path}: not a hotrow vocabulary, or truncated ({error}); prepare again"
             ) from error
         except OSError as error:
-            raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot read: {why(error)}") from error
         if about.get("format_version") != FORMAT_VERSION:
             raise FormatError(
                 f"{path}: format_version {about.get('format_version')}, this hotrow reads {FORMAT_VERSION}"

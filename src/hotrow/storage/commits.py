@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from hotrow.core import IDENTITY_ORDER
 from hotrow.document import Document, take
-from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError
+from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError, why
 from hotrow.files import Files
 from hotrow.orders import Order
 
@@ -148,13 +148,25 @@ class RowsDirectory:
             )
 
     def last(self) -> tuple[Path, CommitManifest] | None:
-        """The newest commit; None if there is none. Raises FormatError for a manifest that cannot be read."""
+        """The newest commit; None if there is none.
+
+        Raises FormatError for a manifest that cannot be read, and for a directory that is no commit.
+        """
         try:
             names = self.files.list(self.commits)
         except OSError as error:
             raise _refused(self.commits, "list", error) from error
         paths = [self.commits / name for name in names if not name.startswith(_TEMPORARY)]
-        found = [self.load(path) for path in paths if path.is_dir()]
+        found = []
+        for path in paths:
+            if not path.is_dir():
+                continue
+            if not self.files.exists(path / MANIFEST_FILE):
+                raise FormatError(
+                    f"{path}: no {MANIFEST_FILE} in it, so it is no commit, or not a whole one; move it out of "
+                    f"{self.commits}"
+                )
+            found.append(self.load(path))
         return max(found, key=lambda item: item[1].number, default=None)
 
     def load(self, path: Path) -> tuple[Path, CommitManifest]:
@@ -261,4 +273,4 @@ class RowsDirectory:
 
 
 def _refused(path: Path, what: str, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot {what}: {error.strerror or error}")
+    return StorageError(f"{path}: cannot {what}: {why(error)}")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hotrow.errors import FormatError, StorageError
+from hotrow.errors import FormatError, StorageError, why
 from hotrow.files import Files
 from hotrow.kernels import Moves, load_native
 from hotrow.storage.budget import Buffers
@@ -137,7 +137,7 @@ def _our_errors(path: Path, what: str) -> Iterator[None]:
     except fault as error:
         raise FormatError(str(error)) from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot {what}: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot {what}: {why(error)}") from error
 
 
 GAP_BYTES = 8192

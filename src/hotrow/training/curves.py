@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hotrow.errors import StorageError
+from hotrow.errors import StorageError, why
 
 
 def tensorboard_available() -> bool:
@@ -36,7 +36,7 @@ class Curves:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{directory}: cannot create: {error.strerror or error}") from error
+            raise StorageError(f"{directory}: cannot create: {why(error)}") from error
         self._append(first)
 
     def add(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
@@ -61,4 +61,4 @@ class Curves:
             with self.path.open("ab") as file:
                 file.write(records.getvalue())
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot write: {error.strerror or error}") from error
+            raise StorageError(f"{self.path}: cannot write: {why(error)}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hotrow.document import take, write_atomically
-from hotrow.errors import FormatError, StorageError
+from hotrow.errors import FormatError, StorageError, why
 from hotrow.training.curves import Curves, tensorboard_available
 
 HISTORY_FILE = "history.jsonl"
@@ -33,7 +33,7 @@ class History:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot write: {error.strerror or error}") from error
+            raise StorageError(f"{self.path}: cannot write: {why(error)}") from error
         if self._curves is not None:
             self._curves.add(step, kind, values)
 
@@ -50,7 +50,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not a text file ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot read: {why(error)}") from error
     *lines, torn = text.split("\n")  # what follows the last line end is a whole row or was cut short
     rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
     try:

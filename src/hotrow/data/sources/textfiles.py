@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from hotrow.errors import DataError, StorageError
+from hotrow.errors import DataError, StorageError, why
 
 _SKIP_BYTES = 4 << 20
 _MAX_LINE_BYTES = 16 << 20
@@ -67,7 +67,7 @@ def read_blocks(files: Sequence[Path], start: Mapping[str, Any] | None, block_by
                 f"{files[number]}: damaged or truncated gzip file ({error}); copy it again"
             ) from error
         except OSError as error:
-            raise StorageError(f"{files[number]}: cannot read: {error.strerror or error}") from error
+            raise StorageError(f"{files[number]}: cannot read: {why(error)}") from error
         offset, line = 0, 1
 
 
