@@ -5,8 +5,9 @@ There tests can make any call fail and any write be lost.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hotrow import env
 from hotrow.errors import ConfigError
@@ -90,3 +91,29 @@ class Files:
             else:
                 self.remove(inside)
         self.native.remove_directory(str(path))
+
+
+class NewFile(io.RawIOBase):
+    """A new file for code that wants a stream: written from begin to end, synced when its ``with`` ends well."""
+
+    def __init__(self, file: _native.File) -> None:
+        self._file, self._at = file, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, content: Any) -> int:
+        """All of the content. Raises OSError."""
+        view = memoryview(content).cast("B")
+        if len(view):
+            self._file.write(self._at, bytes(view))
+            self._at += len(view)
+        return len(view)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._file.sync()
+        self.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from hotrow.checkpoint import ArrayReader, LazyArray, SafetensorsArrays, StateDictRows, fetch, write_streamed
 from hotrow.errors import ConfigError, FormatError, StorageError
+from hotrow.testing.faults import FaultPlan
 
 
 def lazy(**arrays: torch.Tensor) -> dict[str, LazyArray]:
@@ -56,25 +56,39 @@ def test_a_streamed_file_is_read_whole_and_in_part(tmp_path):
             reader.read_rows("a", 39, 41)
 
 
-def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+FAULTS = [
+    ("reserve", errno.ENOSPC, "No space left", "free some space, or write to another disk", 2),
+    ("write", errno.ENOSPC, "No space left", "free some space, or write to another disk", 2),
+    ("write", errno.EIO, "Input/output error", "check the disk", 1),
+    ("sync", errno.EIO, "Input/output error", "check the disk", 1),
+    ("rename", errno.EIO, "Input/output error", "check the disk", 1),
+]
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path):
     write_streamed(tmp_path / "x", lazy(a=torch.ones(3)))
     before = (tmp_path / "x").read_bytes()
 
     def fail(first: int, last: int) -> torch.Tensor:
         raise FormatError("the source is broken")
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with pytest.raises(FormatError, match="the source is broken"):
         write_streamed(tmp_path / "x", {"a": LazyArray(dtype=torch.float32, shape=(4,), read=fail)})
     with pytest.raises(ConfigError, match="'a' is torch.complex64, which safetensors has not"):
         write_streamed(tmp_path / "x", lazy(a=torch.ones(3, dtype=torch.complex64)))
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StorageError, match=r"x: cannot write \d+ bytes: No space left") as caught:
-        write_streamed(tmp_path / "x", lazy(a=torch.zeros(3)))
-    assert caught.value.exit_code == 2
-    assert (tmp_path / "x").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x"]
+    for operation, error, cause, remedy, code in FAULTS:
+        plan = FaultPlan()
+        plan.fail(operation, "x", error=error)
+        message = rf"x: cannot write \d+ bytes: .*{cause}.*; {remedy}"
+        with pytest.raises(StorageError, match=message) as caught:
+            write_streamed(tmp_path / "x", lazy(a=torch.zeros(3)), files=plan.files())
+        assert caught.value.exit_code == code
+        assert (tmp_path / "x").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x"]
+    cut = FaultPlan()
+    cut.short("write", "x", num_bytes=7, times=None)
+    write_streamed(tmp_path / "x", lazy(a=torch.arange(300)), files=cut.files())
+    with ArrayReader(tmp_path / "x") as reader:
+        assert torch.equal(reader.read("a"), torch.arange(300))
 
 
 def source(tmp_path: Path, **arrays: torch.Tensor) -> StateDictRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 from contextlib import closing
@@ -14,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 from hotrow.checkpoint import LazyArray, StateDictRows
 from hotrow.errors import FormatError, StorageError
 from hotrow.interop.dcp import DcpArrays, open_if_dcp, write
+from hotrow.testing.faults import FaultPlan
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -82,6 +84,33 @@ def test_torch_loads_what_is_written_in_chunks(tmp_path, small_chunks):
     assert_same(everything(source), expected)
     source.close()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "error", "code"),
+    [
+        ("write", "distcp", errno.ENOSPC, 2),
+        ("write", ".metadata", errno.ENOSPC, 2),
+        ("sync", "distcp", errno.EIO, 1),
+        ("sync", ".metadata", errno.EIO, 1),
+        ("make directory", "out", errno.EIO, 1),
+        ("rename", ".tmp", errno.EIO, 1),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_checkpoint_that_was_there(tmp_path, operation, path, error, code):
+    older, newer = tensors(), {name: value + 1 for name, value in tensors().items()}
+    write(tmp_path / "out", lazy(older))
+    plan = FaultPlan()
+    plan.fail(operation, path, error=error)
+    with pytest.raises(
+        StorageError, match="out: cannot write a DCP checkpoint: .*; (free some|check the)"
+    ) as caught:
+        write(tmp_path / "out", lazy(newer), plan.files())
+    assert caught.value.exit_code == code and plan.calls(operation, path) >= 1
+    assert_same(load(tmp_path / "out", older), older)
+    assert [found.name for found in tmp_path.iterdir()] == ["out"]
+    write(tmp_path / "out", lazy(newer), plan.files())
+    assert_same(load(tmp_path / "out", newer), newer)
 
 
 @pytest.mark.parametrize("is_whole", [False, True])

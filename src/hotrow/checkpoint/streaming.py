@@ -7,56 +7,66 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from hotrow.checkpoint.arrays import DTYPES, FileInfo
 from hotrow.checkpoint.rows import LazyArray
-from hotrow.errors import ConfigError, HotrowError, StorageError
+from hotrow.errors import ConfigError, HotrowError, StorageError, why
+from hotrow.files import Files
+
+if TYPE_CHECKING:
+    from hotrow import _native
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_streamed(
-    path: str | Path, arrays: Mapping[str, LazyArray], metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    arrays: Mapping[str, LazyArray],
+    metadata: Mapping[str, str] | None = None,
+    files: Files | None = None,
 ) -> FileInfo:
     """Write a safetensors file, fsynced. It is there whole or not at all; what was there before is replaced.
 
-    Raises StorageError (a full disk is met before writing), ConfigError for a dtype that the format has not.
+    files: the machine's if None. Raises StorageError (a full disk is met before writing), ConfigError for a dtype that
+    the format has not.
     """
-    final = Path(path)
+    final, files = Path(path), files or Files.of_machine()
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     header = _header(arrays, metadata)
     num_bytes = len(header) + sum(array.num_bytes for array in arrays.values())
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        digest = _write(temporary, header, arrays, num_bytes)
-        temporary.replace(final)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        files.make_durable_directory(final.parent)
+        if files.exists(temporary):
+            files.remove(temporary)
+        digest = _write(files.create(temporary), header, arrays, num_bytes)
+        files.rename(temporary, final)
+        files.sync_directory(final.parent)
+    except (OSError, HotrowError) as error:
+        with suppress(OSError):
+            files.remove(temporary)
         if isinstance(error, HotrowError):
             raise
-        raise StorageError(f"{final}: cannot write {num_bytes} bytes: {error.strerror or error}") from error
-    except HotrowError:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise StorageError(f"{final}: cannot write {num_bytes} bytes: {why(error)}") from error
     return FileInfo(file=final.name, num_bytes=num_bytes, sha256=digest)
 
 
-def _write(path: Path, header: bytes, arrays: Mapping[str, LazyArray], num_bytes: int) -> str:
-    digest = hashlib.sha256(header)
-    with path.open("wb", buffering=0) as out:
-        os.posix_fallocate(out.fileno(), 0, num_bytes)
-        _write_all(out.fileno(), memoryview(header))
-        for array in arrays.values():
-            for first, last in array.stretches():
-                view = _bytes_of(array.read(first, last))
-                digest.update(view)
-                _write_all(out.fileno(), view)
-        os.fsync(out.fileno())
+def _write(out: _native.File, header: bytes, arrays: Mapping[str, LazyArray], num_bytes: int) -> str:
+    out.reserve(num_bytes)
+    digest, offset = hashlib.sha256(header), len(header)
+    out.write(0, header)
+    for array in arrays.values():
+        for first, last in array.stretches():
+            part = array.read(first, last).contiguous()
+            if part.nbytes:
+                digest.update(part.view(-1).view(torch.uint8).numpy().data)
+                out.write_from(offset, part.data_ptr(), part.nbytes)
+                offset += part.nbytes
+    out.sync()
     return digest.hexdigest()
 
 
@@ -75,12 +85,3 @@ def _header(arrays: Mapping[str, LazyArray], metadata: Mapping[str, str] | None)
     text = json.dumps(entries, separators=(",", ":")).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _bytes_of(part: Tensor) -> memoryview:
-    return part.contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while len(view):
-        view = view[os.write(descriptor, view) :]

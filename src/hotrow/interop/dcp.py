@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import shutil
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import metadata as md
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemWriter, _StorageInfo
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.planner import (
     SavePlan,
     SavePlanner,
@@ -36,7 +36,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from hotrow.checkpoint import LazyArray
-from hotrow.errors import FormatError, HotrowError, StorageError
+from hotrow.errors import FormatError, HotrowError, StorageError, why
+from hotrow.files import Files, NewFile
 
 METADATA_FILE = ".metadata"
 _DATA_FILE = "__0_0.distcp"
@@ -56,47 +57,54 @@ _ALLOWED = {
 # -- writing
 
 
-def write(directory: str | Path, arrays: Mapping[str, LazyArray]) -> int:
+def write(directory: str | Path, arrays: Mapping[str, LazyArray], files: Files | None = None) -> int:
     """Write arrays as a DCP checkpoint, each in chunks of rows; the bytes written. It is there whole or not at all.
 
-    directory: replaced if it is a DCP checkpoint already, otherwise it must not exist. Raises StorageError.
+    directory: replaced if it is a DCP checkpoint already, otherwise it must not exist. files: the machine's if None.
+    Raises StorageError.
     """
-    final = Path(directory)
+    final, files = Path(directory), files or Files.of_machine()
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _save(temporary, arrays)
+        _remove(files, temporary)
+        files.make_durable_directory(temporary)
+        _save(temporary, arrays, files)
         num_bytes = sum(path.stat().st_size for path in temporary.iterdir())
-        _put(temporary, final)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files.sync_directory(temporary)
+        _put(files, temporary, final)
+    except (OSError, HotrowError) as error:
+        with suppress(OSError):
+            _remove(files, temporary)
         if isinstance(error, HotrowError):
             raise
-        raise StorageError(f"{final}: cannot write a DCP checkpoint: {error.strerror or error}") from error
-    except HotrowError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise StorageError(f"{final}: cannot write a DCP checkpoint: {why(error)}") from error
     return num_bytes
 
 
-def _put(temporary: Path, final: Path) -> None:
+def _remove(files: Files, directory: Path) -> None:
+    if files.exists(directory):
+        files.remove_tree(directory)
+
+
+def _put(files: Files, temporary: Path, final: Path) -> None:
     """Give a directory its name; what has it is deleted afterwards, or gets it back if that fails."""
-    if not final.exists():
-        temporary.rename(final)
+    if not files.exists(final):
+        files.rename(temporary, final)
+        files.sync_directory(final.parent)
         return
     old = temporary.with_suffix(".old")
-    final.rename(old)
+    files.rename(final, old)
     try:
-        temporary.rename(final)
+        files.rename(temporary, final)
     except OSError:
-        old.rename(final)
+        files.rename(old, final)
         raise
-    shutil.rmtree(old)
+    files.sync_directory(final.parent)
+    files.remove_tree(old)
 
 
-def _save(directory: Path, arrays: Mapping[str, LazyArray]) -> None:
-    writer = _SerialWriter(str(directory), single_file_per_rank=True, thread_count=1)
+def _save(directory: Path, arrays: Mapping[str, LazyArray], files: Files) -> None:
+    writer = _SerialWriter(directory, files)
     try:
         with warnings.catch_warnings():  # that one process saves is meant so
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -104,7 +112,9 @@ def _save(directory: Path, arrays: Mapping[str, LazyArray]) -> None:
     except CheckpointException as failure:  # it is no Exception, and says what failed on which rank
         causes = [cause for cause, _ in failure.failures.values()]
         known = next((c for c in causes if isinstance(c, (HotrowError, OSError))), None)
-        raise known or StorageError(f"{directory}: DCP: {causes[0]!r}") from failure
+        raise known or StorageError(
+            f"{directory}: DCP: {causes[0]!r}; export to safetensors instead"
+        ) from failure
 
 
 class _ChunkPlanner(DefaultSavePlanner):
@@ -144,20 +154,41 @@ def _items(name: str, array: LazyArray) -> Iterator[WriteItem]:
         )
 
 
+class _Disk(FileSystem):
+    """DCP's names and streams on ``hotrow.files``; every stream is synced at its end."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        assert mode == "wb", mode
+        with NewFile(self.files.create(Path(path))) as stream:
+            yield stream
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        self.files.rename(Path(path), Path(new_path))
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        self.files.remove(Path(path))
+
+
 class _SerialWriter(FileSystemWriter):
     """One chunk in memory at a time; the writer it derives from keeps the last one of every array."""
 
+    def __init__(self, directory: Path, files: Files) -> None:
+        super().__init__(str(directory), single_file_per_rank=True, thread_count=1, sync_files=False)
+        self.fs = _Disk(files)
+
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         results = []
-        with (Path(self.path) / _DATA_FILE).open("wb") as stream:
+        with self.fs.create_stream(Path(self.path) / _DATA_FILE, "wb") as stream:
             for item in plan.items:
                 offset = stream.tell()
-                torch.save(planner.resolve_data(item), stream)
+                torch.save(planner.resolve_data(item), stream)  # type: ignore[arg-type]
                 length = stream.tell() - offset
                 where = _StorageInfo(_DATA_FILE, offset, length)
                 results.append(WriteResult(index=item.index, size_in_bytes=length, storage_data=where))
-            stream.flush()
-            os.fsync(stream.fileno())
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
         return future
@@ -272,9 +303,7 @@ class DcpArrays:
             try:
                 count = os.preadv(descriptor, [view], offset)
             except OSError as error:
-                raise StorageError(
-                    f"{self.path / place.file}: cannot read: {error.strerror or error}"
-                ) from error
+                raise StorageError(f"{self.path / place.file}: cannot read: {why(error)}") from error
             if count == 0:
                 raise FormatError(f"{self.path / place.file}: truncated at byte {offset}")
             view, offset = view[count:], offset + count
@@ -332,7 +361,7 @@ class DcpArrays:
                     f"{self.path / name}: the checkpoint's metadata names it, missing"
                 ) from error
             except OSError as error:
-                raise StorageError(f"{self.path / name}: cannot read: {error.strerror or error}") from error
+                raise StorageError(f"{self.path / name}: cannot read: {why(error)}") from error
         return self._files[name]
 
 
@@ -381,7 +410,7 @@ def _read_metadata(path: Path) -> md.Metadata:
         with path.open("rb") as file:
             found = _Unpickler(file).load()
     except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot read: {why(error)}") from error
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise FormatError(f"{path}: not the metadata of a DCP checkpoint, or truncated ({error})") from error
     if not isinstance(found, md.Metadata):
