@@ -9,6 +9,8 @@ from hotrow.bench.kernels import bench_kernels
 from hotrow.bench.loader import bench_loader
 from hotrow.bench.machine import machine_block
 from hotrow.bench.memory_group import MemoryGroup
+from hotrow.bench.plan_cases import GRID, PLAN_CASES
+from hotrow.bench.plan_grid import bench_plan
 from hotrow.bench.quality import bench_quality
 from hotrow.bench.report import lines, markdown, write_markdown
 from hotrow.bench.store import bench_store
@@ -18,6 +20,8 @@ from hotrow.bench.train import bench_train
 __all__ = [
     "BOUNDS",
     "CASES",
+    "GRID",
+    "PLAN_CASES",
     "SHAPES",
     "STORE_CASES",
     "Against",
@@ -33,6 +37,7 @@ __all__ = [
     "bench_cold_scan",
     "bench_kernels",
     "bench_loader",
+    "bench_plan",
     "bench_quality",
     "bench_store",
     "bench_train",

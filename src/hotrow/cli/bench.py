@@ -135,3 +135,59 @@ def store(
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     _finish(document, json, out)
+
+
+@app.command(epilog="Example: hotrow bench plan --dir /fast-disk/bench --json")
+def plan(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="A new directory on the disk to measure; removed afterwards.")
+    ],
+    case: Annotated[
+        list[str] | None, typer.Option("--case", help="A model of the grid; may be repeated. Default: all.")
+    ] = None,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option("--budget", help="A share, as 0.1; may be repeated. Default: the grid's."),
+    ] = None,
+    hardware: Annotated[
+        Path | None, typer.Option(help="What hotrow probe wrote; by default measured now, for a minute.")
+    ] = None,
+    traces: Annotated[
+        Path | None, typer.Option("--traces", help="Folder of the recorded traces, for meta-medium.")
+    ] = None,
+    journey: Annotated[
+        Path | None,
+        typer.Option("--journey", help="Complete Journey as hotrow prepare wrote it, for complete-journey."),
+    ] = None,
+    rules: Annotated[bool, typer.Option(help="Also plans of simple rules at equal budgets.")] = True,
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Predicted against measured step time, and simple rules, on models and budgets fixed in advance."""
+    import shutil
+
+    from hotrow.bench import GRID, PLAN_CASES, bench_plan
+    from hotrow.errors import ConfigError
+    from hotrow.kernels import keep_freed_memory
+    from hotrow.measurements import Hardware
+    from hotrow.planning import probe
+
+    foreign = [name for name in case or [] if name not in PLAN_CASES]
+    if foreign:
+        raise ConfigError(f"bench: no case {foreign[0]!r}; cases are {', '.join(PLAN_CASES)}")
+    if any(not 0 < share <= 1 for share in budget or []):
+        raise ConfigError(f"bench: budgets {budget} are shares above 0 and up to 1")
+    if directory.exists():
+        raise ConfigError(f"{directory}: exists; give --dir a new directory, which is removed afterwards")
+    cases = [PLAN_CASES[name] for name in case] if case else list(GRID)
+    keep_freed_memory()
+    directory.mkdir(parents=True)
+    try:
+        measured = Hardware.load(hardware) if hardware else probe(directory, progress=_progress)
+        budgets = {"budgets": tuple(budget)} if budget else {}
+        document = bench_plan(
+            cases, measured, directory, traces=traces, journey=journey, with_rules=rules, progress=_progress, **budgets
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    _finish(document, json, out)

@@ -1,29 +1,21 @@
-"""What the dense part of a model takes of a step, from its layers and what was measured of dense layers and calls."""
+"""What a step costs beside its tables: the dense part, and calls."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
 
 from hotrow.planning.cost import FixedCosts
 from hotrow.planning.hardware_rates import HardwareRates
 
-PASSES = 3
-"""Products of matrices a layer: one forward, two backward."""
-
 
 def dense_costs(
-    model: nn.Module, batch_size: int, rates: HardwareRates, *, is_training: bool = True
+    layers: Sequence[tuple[int, int]], batch_size: int, rates: HardwareRates, *, load_seconds: float = 0.0
 ) -> FixedCosts:
-    """Of linear layers: two operations a weight and sample, three times when training; and one call a module.
+    """Of a step whose dense part is these linear layers (inputs, outputs), trained by plain SGD.
 
-    Interactions between features are counted as a call, not by their arithmetic.
+    Two operations a weight and sample forward, four backward, at the rate of the batch; one call in torch each.
+    load_seconds: what the foreground waits for the next batch.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    leaves = [module for module in model.modules() if not list(module.children())]
-    passes = PASSES if is_training else 1
-    operations = 2 * sum(layer.in_features * layer.out_features for layer in layers) * batch_size * passes
-    calls = len(leaves) * rates.operation * (1.0 if is_training else 0.5)
-    return FixedCosts(
-        dense_seconds=operations * float(rates.flop(float(batch_size))) + calls,
-        other_seconds=rates.step_calls,
-    )
+    flops = sum(6.0 * batch_size * num_in * num_out for num_in, num_out in layers)
+    seconds = flops * float(rates.flop(batch_size)) + len(layers) * rates.operation
+    return FixedCosts(load_seconds=load_seconds, dense_seconds=seconds, other_seconds=rates.step_calls)
