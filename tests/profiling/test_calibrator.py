@@ -245,5 +245,15 @@ def test_bad_input():
     with pytest.raises(DataError, match="10 are the least; take a larger sample"):
         calibrate(_log(num_inputs=20), TABLES, "1MiB", sample=0.05)
     narrow = [hr.EmbeddingBagConfig(10, 2, "ta", feature_names=["a"])]
-    with pytest.raises(IdOutOfRange, match="batch 0, feature 'a': id .* is outside table 'ta' of 10 rows"):
+    with pytest.raises(IdOutOfRange, match="batch 0, feature 'a': id .* is outside its table of 10 rows"):
         calibrate(_log(), narrow, "1MiB", sample=0.5)
+
+
+def test_without_tables_the_ids_of_all_inputs_say_how_many_rows_there_are():
+    log = _log()
+    found = calibrate(log, None, "16KiB", sample=0.05, row_bytes=64)
+    largest = {name: max(int(batch[name].values().max()) for batch in log) for name in ("a", "b")}
+    assert {t.name: t.num_rows - 1 for t in found.tables} == largest
+    assert {t.row_bytes for t in found.tables} == {64}
+    with pytest.raises(ConfigError, match="tables are not known; give row_bytes"):
+        calibrate(log, None, "16KiB")

@@ -133,11 +133,12 @@ class Calibration:
 
 def calibrate(
     batches: Iterable[Any],
-    tables: Sequence[EmbeddingConfig],
+    tables: Sequence[EmbeddingConfig] | None,
     budget: int | str,
     *,
     sample: float = 0.05,
     optimizer: Optimizer | None = None,
+    row_bytes: int | None = None,
     confidence: float = CONFIDENCE,
     whole_bytes: int = WHOLE_BYTES,
     max_rows: int = MAX_ROWS,
@@ -145,14 +146,18 @@ def calibrate(
 ) -> Calibration:
     """The hot rows of ``tables`` that fit ``budget`` (bytes, or ``"64MiB"``), told from a ``sample`` of the inputs.
 
-    batches: ``Batch``es or ``KeyedJaggedTensor``s of row ids, read once. A row takes its elements and, with an
-    ``optimizer``, its state. Memory: the sample (4 bytes per lookup in it) and ``max_rows`` counters. Equal arguments
+    batches: ``Batch``es or ``KeyedJaggedTensor``s of row ids, read once. tables: None for one per feature, whose rows
+    the ids tell; then ``row_bytes`` is needed. A row takes ``row_bytes``, or its elements and, with an ``optimizer``,
+    its state. Memory: the sample (4 bytes per lookup in it) and ``max_rows`` counters. Equal arguments
     give equal results. Raises ConfigError for wrong options, DataError for fewer than 10 sampled inputs, IdOutOfRange.
     """
+    if tables is None and row_bytes is None:
+        raise ConfigError("calibrate: tables are not known; give row_bytes, the bytes of a row")
     return calibrate_sample(
         sample_inputs(batches, tables, sample, seed),
         budget,
         optimizer=optimizer,
+        row_bytes=row_bytes,
         confidence=confidence,
         whole_bytes=whole_bytes,
         max_rows=max_rows,
@@ -178,6 +183,7 @@ def calibrate_sample(
     budget: int | str,
     *,
     optimizer: Optimizer | None = None,
+    row_bytes: int | None = None,
     confidence: float = CONFIDENCE,
     whole_bytes: int = WHOLE_BYTES,
     max_rows: int = MAX_ROWS,
@@ -185,17 +191,17 @@ def calibrate_sample(
 ) -> Calibration:
     """``calibrate`` of inputs that have been sampled."""
     budget_bytes = parse_bytes(budget, "calibrate: budget")
-    if budget_bytes < 1 or max_rows < 1 or not 0 < confidence < 1:
+    if min(budget_bytes, max_rows, 1 if row_bytes is None else row_bytes) < 1 or not 0 < confidence < 1:
         raise ConfigError(
-            f"calibrate: {budget=}, {max_rows=}, {confidence=}; give sizes above 0, a confidence below 1"
+            f"calibrate: {budget=}, {max_rows=}, {row_bytes=}, {confidence=}; give sizes above 0, a confidence below 1"
         )
     counted, judged = split_inputs(inputs, seed)
-    row_bytes = [_row_bytes(table, optimizer) for table in inputs.tables]
-    whole = _whole_tables(inputs.tables, row_bytes, budget_bytes, whole_bytes)
-    pool = RowPool(counted, row_bytes, [t for t in range(len(row_bytes)) if t not in whole], confidence)
+    sizes = [row_bytes or _row_bytes(table, optimizer) for table in inputs.tables]
+    whole = _whole_tables(inputs.tables, sizes, budget_bytes, whole_bytes)
+    pool = RowPool(counted, sizes, [t for t in range(len(sizes)) if t not in whole], confidence)
     rng = np.random.default_rng([seed, 3])
     whole_rows = sum(inputs.tables[t].num_embeddings for t in whole)
-    used = sum(inputs.tables[t].num_embeddings * row_bytes[t] for t in whole)
+    used = sum(inputs.tables[t].num_embeddings * sizes[t] for t in whole)
     threshold, num_rows = _choose_threshold(pool, budget_bytes - used, max_rows, rng)
     draw = pool.draw(num_rows, rng)
     groups = draw.by_row_bytes(threshold)
@@ -211,7 +217,7 @@ def calibrate_sample(
             num_drawn_rows=draw.num_rows,
             tables=tuple(
                 _hot_table(table, size, draw, t, threshold, confidence)
-                for t, (table, size) in enumerate(zip(inputs.tables, row_bytes))
+                for t, (table, size) in enumerate(zip(inputs.tables, sizes))
             ),
             hot_rows=rows,
             hot_bytes=sum_of([_exactly(used)] * len(fixed) + [i.times(size) for size, i in groups.items()]),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hotrow.core import EmbeddingConfig
 from hotrow.errors import ConfigError, DataError, IdOutOfRange
+from hotrow.jagged import KeyedJaggedTensor
 from hotrow.profiling.inputs import jagged
 
 Ints = NDArray[np.int64]
@@ -67,53 +68,85 @@ class SampledInputs:
 
 
 def sample_inputs(
-    batches: Iterable[Any], tables: Sequence[EmbeddingConfig], share: float, seed: int = 0
+    batches: Iterable[Any], tables: Sequence[EmbeddingConfig] | None, share: float, seed: int = 0
 ) -> SampledInputs:
     """Each input with probability ``share``, by itself: given how many there are, a uniform sample without replacement.
 
-    batches: ``Batch``es or ``KeyedJaggedTensor``s (hotrow's or TorchRec's) whose values are row ids. Held is the sample
-    alone: 4 bytes per lookup in it (8 in tables of 2^31 rows or more) and 4 per bag. Raises ConfigError for a share
-    outside (0, 1]; DataError for a feature that a batch lacks, or no input; IdOutOfRange.
+    batches: ``Batch``es or ``KeyedJaggedTensor``s (hotrow's or TorchRec's) whose values are row ids. tables: None for
+    one per feature, of as many rows as the largest id of all inputs + 1. Held is the sample alone: 4 bytes per lookup
+    in it (8 in tables of 2^31 rows or more) and 4 per bag. Raises ConfigError for a share outside (0, 1]; DataError for
+    a feature that a batch lacks, or no input; IdOutOfRange.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"calibrate: sample={share} of the inputs; give a share in (0, 1], such as 0.05")
-    rng = np.random.default_rng([seed, 1])
-    features = [(t, name) for t, table in enumerate(tables) for name in table.feature_names]
-    if not features:
-        raise ConfigError("calibrate: no table has a feature; give tables with feature_names")
-    parts: list[list[tuple[Any, Any]]] = [[] for _ in features]
-    num_inputs = num_sampled = 0
-    for number, batch in enumerate(batches):
-        bags = jagged(batch)
+    taking = _Taking(tables, share, np.random.default_rng([seed, 1]))
+    for batch in batches:
+        taking.add(jagged(batch))
+    return taking.done()
+
+
+class _Taking:
+    """A sample while it is drawn."""
+
+    def __init__(
+        self, tables: Sequence[EmbeddingConfig] | None, share: float, rng: np.random.Generator
+    ) -> None:
+        self._tables, self._share, self._rng = tables, share, rng
+        self._features: list[tuple[int, str]] = []
+        if tables is not None:
+            self._features = [(t, name) for t, table in enumerate(tables) for name in table.feature_names]
+            if not self._features:
+                raise ConfigError("calibrate: no table has a feature; give tables with feature_names")
+        self._parts: list[list[tuple[Any, Any]]] = [[] for _ in self._features]
+        self._largest = [-1] * len(self._features)
+        self._num_batches = self._num_inputs = self._num_sampled = 0
+
+    def add(self, bags: KeyedJaggedTensor) -> None:
+        if self._tables is None and not self._features:
+            self._features = list(enumerate(bags.keys()))
+            self._parts, self._largest = [[] for _ in self._features], [-1] * len(self._features)
         size = bags.stride()
-        is_taken = rng.random(size) < share
-        num_inputs, num_sampled = num_inputs + size, num_sampled + int(is_taken.sum())
-        for (table, name), found in zip(features, parts):
+        is_taken = self._rng.random(size) < self._share
+        for place, (table, name) in enumerate(self._features):
             if name not in bags.keys():  # noqa: SIM118 - a method of jagged tensors
+                what = "" if self._tables is None else f" of table {self._tables[table].name!r}"
                 raise DataError(
-                    f"calibrate: batch {number} has no feature {name!r} of table {tables[table].name!r}; "
-                    f"it has {', '.join(bags.keys())}"
+                    f"calibrate: batch {self._num_batches} has no feature {name!r}{what}; it has "
+                    f"{', '.join(bags.keys())}"
                 )
-            found.append(_taken(bags[name], is_taken, tables[table], name, number))
-    if not num_inputs:
-        raise DataError("calibrate: there is no input; give batches that have some")
-    columns = tuple(
-        Column(table, np.concatenate([rows for rows, _ in found]), np.concatenate([n for _, n in found]))
-        for (table, _), found in zip(features, parts)
-    )
-    return SampledInputs(tuple(tables), columns, num_sampled, num_inputs)
+            self._parts[place].append(self._taken(bags[name], is_taken, place))
+        self._num_batches += 1
+        self._num_inputs += size
+        self._num_sampled += int(is_taken.sum())
 
+    def _taken(
+        self, bags: Any, is_taken: NDArray[np.bool_], place: int
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        lengths, every = bags.lengths().cpu().numpy(), bags.values().cpu().numpy()
+        table, name = self._features[place]
+        num_rows = 1 << 31 if self._tables is None else self._tables[table].num_embeddings
+        rows = every[np.repeat(is_taken, lengths)]
+        checked = every if self._tables is None else rows  # all of them say how many rows there are
+        if len(checked):
+            self._largest[place] = max(self._largest[place], int(checked.max()))
+            if checked.min() < 0 or checked.max() >= num_rows:
+                wrong = checked[(checked < 0) | (checked >= num_rows)][0]
+                raise IdOutOfRange(
+                    f"calibrate: batch {self._num_batches}, feature {name!r}: id {wrong} is outside its table of "
+                    f"{num_rows} rows"
+                )
+        kind = np.int32 if num_rows <= 1 << 31 else np.int64
+        return rows.astype(kind), lengths[is_taken].astype(np.int32)
 
-def _taken(
-    bags: Any, is_taken: NDArray[np.bool_], table: EmbeddingConfig, name: str, number: int
-) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    lengths = bags.lengths().cpu().numpy()
-    rows = bags.values().cpu().numpy()[np.repeat(is_taken, lengths)]
-    if len(rows) and not 0 <= rows.min() <= rows.max() < table.num_embeddings:
-        wrong = rows[(rows < 0) | (rows >= table.num_embeddings)]
-        raise IdOutOfRange(
-            f"calibrate: batch {number}, feature {name!r}: id {wrong[0]} is outside table {table.name!r} of "
-            f"{table.num_embeddings} rows"
+    def done(self) -> SampledInputs:
+        if not self._num_inputs:
+            raise DataError("calibrate: there is no input; give batches that have some")
+        columns = tuple(
+            Column(table, np.concatenate([rows for rows, _ in found]), np.concatenate([n for _, n in found]))
+            for (table, _), found in zip(self._features, self._parts)
         )
-    kind = np.int32 if table.num_embeddings < 1 << 31 else np.int64
-    return rows.astype(kind), lengths[is_taken].astype(np.int32)
+        tables = self._tables or [
+            EmbeddingConfig(largest + 1 or 1, 1, name, feature_names=[name])
+            for (_, name), largest in zip(self._features, self._largest)
+        ]
+        return SampledInputs(tuple(tables), columns, self._num_sampled, self._num_inputs)
