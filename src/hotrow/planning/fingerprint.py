@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hotrow.kernels import active_level, get_num_threads
+from hotrow.storage import disk_of
 
 SAME = ("cpu", "cores", "memory_gib", "torch", "cpu_level", "file_system")
 """Facts that must agree for measurements to hold."""
@@ -28,7 +29,7 @@ def read_fingerprint(directory: Path) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": get_num_threads(),
         "cpu_level": active_level(),
-        **_disk(directory),
+        **disk_of(directory),
     }
 
 
@@ -75,16 +76,3 @@ def _caches() -> dict[str, str]:
         if _read(str(index / "type")).strip() in ("Data", "Unified"):
             found[f"L{_read(str(index / 'level')).strip()}"] = _read(str(index / "size")).strip()
     return found
-
-
-def _disk(directory: Path) -> dict[str, str]:
-    """Device and file system that ``directory`` is on, by the longest mount point above it."""
-    path, found = str(directory.resolve()), ("", "unknown", "unknown")
-    for line in _read("/proc/self/mounts").splitlines():
-        device, mount, kind, *_ = line.split()
-        inside = path == mount or path.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(found[0]):
-            found = (mount, device, kind)
-    name = Path(found[1]).name
-    model = _read(f"/sys/block/{name}/device/model").strip()
-    return {"disk": f"{found[1]} {model}".strip(), "file_system": found[2]}

@@ -11,6 +11,7 @@ from hotrow.storage.budget import (
 from hotrow.storage.choosing import CacheChoice, Trial, Window, choose_cache
 from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory, committed_orders, order_file
 from hotrow.storage.dividing import choose_plan
+from hotrow.storage.gaps import GAP_BYTES, default_gap_bytes, disk_of, gap_bytes_of
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
 from hotrow.storage.places import Places
@@ -20,6 +21,7 @@ from hotrow.storage.tiered import Lease, TieredRows
 __all__ = [
     "ARRIVAL_SLOT_BYTES",
     "CACHE_SLOT_BYTES",
+    "GAP_BYTES",
     "INDEX_ROW_BYTES",
     "MANIFEST_FILE",
     "ROW_ID_BYTES",
@@ -42,6 +44,9 @@ __all__ = [
     "capacity_for",
     "choose_cache",
     "choose_plan",
+    "default_gap_bytes",
+    "disk_of",
+    "gap_bytes_of",
     "committed_orders",
     "open_for_reading",
     "open_native_store",

@@ -15,6 +15,7 @@ from hotrow.errors import FormatError, StorageError, why
 from hotrow.files import Files
 from hotrow.kernels import Moves, load_native
 from hotrow.storage.budget import Buffers
+from hotrow.storage.gaps import default_gap_bytes
 from hotrow.storage.interfaces import Reservation, Shortage, TieredTable
 from hotrow.storage.places import Places
 
@@ -140,25 +141,18 @@ def _our_errors(path: Path, what: str) -> Iterator[None]:
         raise StorageError(f"{path}: cannot {what}: {why(error)}") from error
 
 
-GAP_BYTES = 8192
-"""Wanted pages that lie this close are one read with what is between them: one of 16 KiB takes less than two of 4 KiB.
-
-From ``benchmarks/read_gaps.py``: no difference where few of the pages are wanted, up to 1.4 times as fast where many.
-"""
-
-
 def open_native_store(
     directory: Path,
     commit: Path | None,
     tables: Sequence[TieredTable],
     buffers: Buffers,
     files: Any = None,
-    gap_bytes: int = GAP_BYTES,
+    gap_bytes: int | None = None,
 ) -> NativeStore:
     """The records of a commit, or none, with working files in ``directory``.
 
-    files: ``_native.FileSystem``, the machine's if None. gap_bytes: between wanted pages, to be read with them. Raises
-    FormatError, StorageError.
+    files: ``_native.FileSystem``, the machine's if None. gap_bytes: between wanted pages, to be read with them, what
+    suits the disk if None. Raises FormatError, StorageError.
     """
     native, layout = load_native(), _layout(tables)
     options: dict[str, Any] = {
@@ -166,7 +160,7 @@ def open_native_store(
         "buffer_bytes": max(buffers.write_buffer_bytes, 4 * (64 + max(t.record_bytes for t in tables))),
         "staging_bytes": buffers.staging_bytes,
         "writer_bytes": buffers.writer_bytes,
-        "gap_bytes": gap_bytes,
+        "gap_bytes": default_gap_bytes(directory) if gap_bytes is None else gap_bytes,
     }
     with _our_errors(directory, "open the rows"):
         if commit is None:
@@ -181,7 +175,7 @@ def open_for_reading(
     tables: Sequence[TieredTable],
     staging_bytes: int,
     files: Any = None,
-    gap_bytes: int = GAP_BYTES,
+    gap_bytes: int | None = None,
 ) -> NativeStore:
     """The records of a commit, read where they lie: nothing is locked or written, and others may do the same.
 
@@ -197,7 +191,7 @@ def open_for_reading(
             files=Files.of_machine().native if files is None else files,
             buffer_bytes=0,
             staging_bytes=staging_bytes,
-            gap_bytes=gap_bytes,
+            gap_bytes=default_gap_bytes(commit) if gap_bytes is None else gap_bytes,
             read_only=True,
         )
     return NativeStore(store, commit)
