@@ -127,7 +127,7 @@ def test_reads_and_bursts_are_measured(small_disk: None, tmp_path: Path) -> None
     file = probe_disk.ScanFile(tmp_path / "scan.bin", 8 << 20)
     found = [(case, case.sample()) for case in file.cases() if case.arguments.get("queue_depth") == 64]
     assert {case.what for case, _ in found} == {"read", "burst"} and all(value > 0 for _, value in found)
-    assert len(file.write_rates) >= 4
+    assert len(file.write_rates) >= 2
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:

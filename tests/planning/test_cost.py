@@ -1,0 +1,162 @@
+"""Costs: rates between and beyond what was measured, resources that add up, forms that bound a step, named parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hotrow.errors import ConfigError
+from hotrow.measurements import Hardware
+from hotrow.planning import (
+    FixedCosts,
+    HardwareRates,
+    TableLoad,
+    dense_costs,
+    named_parts,
+    step_forms,
+    step_seconds,
+    sum_resources,
+)
+from hotrow.planning.cost import RESOURCES, page_bytes, table_resources
+from hotrow.planning.hardware_rates import Surface
+from hotrow.planning.instances import reference_hardware
+
+
+@pytest.fixture(scope="module")
+def rates() -> HardwareRates:
+    return HardwareRates.of(reference_hardware())
+
+
+def load(**changes: Any) -> TableLoad:
+    values: dict[str, Any] = {
+        "lookups": 1000.0,
+        "distinct": 400.0,
+        "row_bytes": 256,
+        "record_bytes": 260,
+        "arena_bytes": 1e8,
+        "is_translated": True,
+        "rows_read": 50.0,
+        "rows_written": 50.0,
+        "pages_read": 45.0,
+        "num_bags": 64.0,
+    }
+    return TableLoad(**{**values, **changes})
+
+
+def test_rates_pass_through_what_was_measured_and_lie_between() -> None:
+    surface = Surface.of({(64, 1e6): 1.0, (256, 1e6): 4.0, (64, 1e8): 10.0, (256, 1e8): 40.0}, "x")
+    assert float(surface(64, 1e6)) == pytest.approx(1.0) and float(surface(256, 1e8)) == pytest.approx(40.0)
+    assert float(surface(128, 1e6)) == pytest.approx(2.0) and float(surface(64, 1e7)) == pytest.approx(
+        10**0.5
+    )
+    assert float(surface(1024, 1e6)) == pytest.approx(16.0)  # wider rows go on by the last slope
+    assert float(surface(64, 1e12)) == pytest.approx(10.0)  # larger arenas do not
+    assert float(surface(1, 1)) == pytest.approx(1.0)
+    np.testing.assert_allclose(surface(np.array([64, 256]), np.array([1e6, 1e8])), [1.0, 40.0])
+
+
+def test_a_grid_with_a_hole_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"x was not measured at 256 and 1e\+06; run `hotrow probe` again"):
+        Surface.of({(64, 1e6): 1.0, (256, 1e8): 4.0, (64, 1e8): 2.0}, "x")
+
+
+@pytest.mark.parametrize(
+    "what", ["forward", "update", "translate", "arrive", "read wall", "burst", "contention"]
+)
+def test_what_is_missing_is_named_with_the_command(what: str) -> None:
+    whole = reference_hardware()
+    part = replace(whole, measurements=tuple(m for m in whole.measurements if m.what != what))
+    with pytest.raises(ConfigError, match=rf"hardware: '{what}'.*was not measured; run `hotrow probe`"):
+        HardwareRates.of(part)
+
+
+def test_threads_that_were_not_measured_are_refused() -> None:
+    with pytest.raises(ConfigError, match="7 threads were not measured, 2 were"):
+        HardwareRates.of(reference_hardware(), 7)
+
+
+def test_lookups_and_bags_are_told_apart() -> None:
+    hardware: Hardware = reference_hardware()
+    rates = HardwareRates.of(hardware)
+    for m in hardware.measurements:
+        if m.what != "forward":
+            continue
+        at = m.arguments["row_bytes"], m.arguments["arena_bytes"]
+        seconds = rates.forward_lookup(*at) + rates.forward_bag(*at) / m.arguments["ids_per_bag"]
+        assert float(seconds) == pytest.approx(m.value * 1e-9, rel=1e-6)
+
+
+def test_resources_add_up_and_are_the_same_one_by_one_and_in_arrays(rates: HardwareRates) -> None:
+    loads = [
+        load(),
+        load(row_bytes=64, record_bytes=68, lookups=1e5),
+        load(is_translated=False, rows_read=0.0),
+    ]
+    each = np.array([[float(x) for x in table_resources(one, rates)] for one in loads])
+    assert each.shape == (3, len(RESOURCES)) and (each >= 0).all()
+    np.testing.assert_allclose(each.sum(0), sum_resources(loads, rates))
+    names = TableLoad.__dataclass_fields__
+    together = TableLoad(**{name: np.array([getattr(one, name) for one in loads]) for name in names})
+    np.testing.assert_allclose(np.stack(table_resources(together, rates), axis=1), each)
+
+
+@pytest.mark.parametrize(
+    "field", ["lookups", "distinct", "rows_read", "rows_written", "pages_read", "num_bags"]
+)
+def test_more_of_anything_costs_no_less(rates: HardwareRates, field: str) -> None:
+    before, after = load(), load(**{field: getattr(load(), field) * 2})
+    forms = step_forms(FixedCosts(is_tiered=True), rates)
+    less, more = (sum_resources([one], rates) for one in (before, after))
+    assert all(b >= a for a, b in zip(less, more)) and sum(more) > sum(less)
+    assert step_seconds(more, forms) >= step_seconds(less, forms)
+
+
+def test_a_table_in_memory_needs_no_look_ahead(rates: HardwareRates) -> None:
+    memory = load(is_translated=False, rows_read=0.0, rows_written=0.0, pages_read=0.0)
+    _, background, disk, network, writer = table_resources(memory, rates)
+    assert float(background) == float(disk) == float(network) == float(writer) == 0
+    (form,) = step_forms(FixedCosts(dense_seconds=1.0), rates)
+    assert step_seconds(sum_resources([memory], rates), [form]) > 1.0
+
+
+def test_a_step_is_the_longest_of_what_it_waits_for(rates: HardwareRates) -> None:
+    fixed = FixedCosts(dense_seconds=0.01, is_tiered=True)
+    forms = {form.name: form for form in step_forms(fixed, rates)}
+    assert set(forms) == {"foreground", "cores", "look-ahead", "writer"}
+    disk = sum_resources([load(pages_read=1e5, rows_read=1e5)], rates)
+    assert step_seconds(disk, tuple(forms.values())) == step_seconds(disk, [forms["look-ahead"]])
+    writes = sum_resources([load(rows_written=1e6, pages_read=0.0, rows_read=0.0)], rates)
+    assert step_seconds(writes, tuple(forms.values())) >= writes[4]
+    assert forms["foreground"].constant >= fixed.foreground_seconds
+
+
+def test_parts_have_the_names_that_training_measures(rates: HardwareRates) -> None:
+    fixed = FixedCosts(load_seconds=0.001, dense_seconds=0.002, other_seconds=0.003, is_tiered=True)
+    parts = named_parts([load(), load()], fixed, rates)
+    from hotrow.training import PartTimes, measured
+
+    times = PartTimes(enabled=False)
+    with times.step():
+        pass
+    assert set(parts) == set(measured(times, None, {}, {})["parts"])
+    step = step_seconds(sum_resources([load(), load()], rates), step_forms(fixed, rates))
+    foreground = ("load", "forward", "dense", "update", "other", "wait")
+    assert sum(parts[name] for name in foreground) == pytest.approx(step)
+    assert parts["load"] == 0.001 and parts["dense"] == 0.002 and parts["other"] == 0.003
+
+
+@pytest.mark.parametrize(
+    ("record_bytes", "page"),
+    [(68, 4096), (260, 4096), (266, 4096), (267, 8192), (516, 8192), (4000, 65536), (70000, 131072)],
+)
+def test_pages_are_those_of_row_files(record_bytes: int, page: int) -> None:
+    assert int(page_bytes(record_bytes)) == page
+
+
+def test_dense_costs_grow_with_layers_and_batch(rates: HardwareRates) -> None:
+    small = dense_costs([(64, 64)], 256, rates)
+    assert dense_costs([(64, 64)] * 3, 256, rates).dense_seconds == pytest.approx(3 * small.dense_seconds)
+    assert dense_costs([(64, 64)], 8192, rates).dense_seconds > small.dense_seconds
