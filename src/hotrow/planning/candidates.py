@@ -247,13 +247,13 @@ class _Maker:
     def _with_policies(self, pinned: Floats, slots: Floats, samples: float, num_replicated: int) -> _Grid:
         """The better of the policies for every size."""
         statistics = self.statistics
-        reads = statistics.reads_per_lookup("lru", pinned, slots, samples)
+        reads, passing, *others = statistics.reads_by_policy(
+            ("lru", "none", *statistics.policies[1:]), pinned, slots, samples
+        )
         policy = np.zeros(len(slots), np.int64)
-        if "wtinylfu" in statistics.policies:
-            other = statistics.reads_per_lookup("wtinylfu", pinned, slots, samples)
+        for other in others:  # W-TinyLFU, if it was measured
             better = other < reads - WTINYLFU_MARGIN
             policy, reads = np.where(better, 1, policy), np.where(better, other, reads)
-        passing = statistics.reads_per_lookup("none", pinned, slots, samples)
         policy = np.where(reads >= passing - NONE_MARGIN, 2, policy)
         return _Grid(
             pinned=np.concatenate(([0.0], pinned - num_replicated)),

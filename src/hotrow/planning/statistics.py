@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hotrow.core import EmbeddingConfig
 from hotrow.errors import ConfigError
-from hotrow.profiles import AccessProfile, Curve, TableProfile
+from hotrow.profiles import AccessProfile, MissCurve, TableProfile
 
 Floats = NDArray[np.float64]
 
@@ -66,9 +66,12 @@ class TableStatistics:
     def _curves(self) -> dict[str, list[_Reads]]:
         """By policy, in order of their prefixes."""
         found: dict[str, list[_Reads]] = {"lru": [], "wtinylfu": []}
-        for curve in sorted(self.profile.miss_curves, key=lambda curve: curve.num_pinned_rows):
-            if curve.policy in found and curve.num_pinned_rows < self.num_rows and curve.points:
-                found[curve.policy].append(self._measured(curve.num_pinned_rows, curve.points))
+        curves = sorted(self.profile.miss_curves, key=lambda curve: curve.num_pinned_rows)
+        curves = [c for c in curves if c.policy in found and c.num_pinned_rows < self.num_rows and c.points]
+        lookups = max(self.lookups(self.profile_batch), 1e-12)
+        most = self.distinct_beyond(self.profile_batch, [float(c.num_pinned_rows) for c in curves]) / lookups
+        for curve, without in zip(curves, most.tolist()):
+            found[curve.policy].append(_measured(curve, without))
         if not found["lru"]:
             found["lru"] = [self._approximate()]
         return found
@@ -102,16 +105,27 @@ class TableStatistics:
         Between measured prefixes by the share of lookups that they catch, between measured sizes by slots; ``none``,
         and what no cache exceeds, is one read for every distinct row of a batch.
         """
+        return self.reads_by_policy((policy,), num_pinned, slots, num_samples)[0]
+
+    def reads_by_policy(
+        self, policies: Sequence[str], num_pinned: Floats, slots: Floats, num_samples: float
+    ) -> list[Floats]:
+        """``reads_per_lookup`` of several policies."""
         lookups = self.lookups(num_samples)
-        most = self.distinct_beyond(num_samples, num_pinned) / max(lookups, 1e-12)
-        curves = self._curves.get(policy, [])
-        if policy == "none" or not curves or lookups <= 0:
-            return most
-        found = np.zeros(np.shape(slots))
-        for prefix in np.unique(num_pinned):
-            of = num_pinned == prefix
-            found[of] = self._behind(curves, float(prefix), slots[of])
-        return np.minimum(found, most)
+        prefixes, inverse = np.unique(num_pinned, return_inverse=True)
+        most = (self.distinct_beyond(num_samples, prefixes) / max(lookups, 1e-12))[inverse]
+        results = []
+        for policy in policies:
+            curves = self._curves.get(policy, [])
+            if policy == "none" or not curves or lookups <= 0:
+                results.append(most)
+                continue
+            found = np.zeros(np.shape(slots))
+            for number, prefix in enumerate(prefixes.tolist()):
+                of = inverse == number
+                found[of] = self._behind(curves, prefix, slots[of])
+            results.append(np.minimum(found, most))
+        return results
 
     def pages_per_step(
         self, num_pinned: Floats, slots: Floats, rows_read: Floats, num_samples: float, rows_per_page: float
@@ -160,14 +174,6 @@ class TableStatistics:
         rising: Floats = np.maximum.accumulate(held) + np.arange(len(held)) * 1e-9
         return rising
 
-    def _measured(self, num_pinned: int, points: Curve) -> _Reads:
-        slots, reads = np.array(points, np.float64).T
-        if slots[0] > 0:
-            lookups = max(self.lookups(self.profile_batch), 1e-12)
-            most = float(self.distinct_beyond(self.profile_batch, num_pinned)) / lookups
-            slots, reads = np.concatenate(([0.0], slots)), np.concatenate(([max(most, reads[0])], reads))
-        return _Reads(num_pinned, slots, np.minimum.accumulate(reads))
-
     def _approximate(self) -> _Reads:
         """LRU by Che's approximation, for profiles without miss curves."""
         lookups = max(self.lookups(self.profile_batch), 1e-12)
@@ -191,6 +197,16 @@ class TableStatistics:
         part = (share[1] - share[0]) / max(share[2] - share[0], 1e-12)
         between: Floats = reads * part + _interp(slots, low.slots, low.reads) * (1 - part)
         return between
+
+
+def _measured(curve: MissCurve, without: float) -> _Reads:
+    """A measured curve, from no slots on. without: rows read per lookup by no cache at all."""
+    points = np.empty((len(curve.points) + 1, 2))
+    points[0], points[1:] = (0.0, without), curve.points
+    points[0, 1] = max(without, points[1, 1])
+    if points[1, 0] <= 0:
+        points = points[1:]
+    return _Reads(curve.num_pinned_rows, points[:, 0], np.minimum.accumulate(points[:, 1]))
 
 
 def _interp(x: Any, xs: Floats, ys: Floats) -> Floats:
