@@ -20,6 +20,7 @@ COMMANDS = (
     "quickstart",
     "doctor",
     "prepare",
+    "profile",
     "probe",
     "plan",
     "explain",

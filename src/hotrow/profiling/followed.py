@@ -26,7 +26,9 @@ Rows = NDArray[np.uint32]
 NEVER = 0xFFFFFFFF
 PREFIX_SHARES = (1 / 256, 1 / 32, 1 / 4)
 """Pinned prefixes that miss curves are made behind, beside none: shares of the places."""
-NUM_SIZES, NUM_SIMULATED_SIZES = 24, 9
+NUM_SIZES = 24
+NUM_SIMULATED_SIZES = (9, 5)
+"""Of W-TinyLFU without a pinned prefix, and behind one."""
 MAX_SIMULATED = 2 << 20
 """First touches of batches that each cache of W-TinyLFU is simulated on, over all tables."""
 TABLE_SIMULATED = (1 << 16, 1 << 18)
@@ -181,7 +183,7 @@ class Followed:
             if not found:  # the largest, as fewer misses are open behind a prefix
                 errors = self._errors(judge, sizes, thinned)
             found.append(_curve("lru", prefix, sizes, lru, errors[0]))
-            tiny = judge.w_tiny_lfu(few, sizes, lru)
+            tiny = judge.w_tiny_lfu(few, sizes, lru, NUM_SIMULATED_SIZES[prefix > 0])
             if tiny is not None:
                 found.append(_curve("wtinylfu", prefix, *tiny, errors[1]))
         return tuple(found)
@@ -264,12 +266,14 @@ class _Judge:
         found: Floats = np.clip(missed / (self.num_judged * stream.rate), 0.0, 1.0)
         return found
 
-    def w_tiny_lfu(self, stream: Stream, sizes: Ints, lru: Floats) -> tuple[Ints, Floats] | None:
+    def w_tiny_lfu(
+        self, stream: Stream, sizes: Ints, lru: Floats, num_simulated: int
+    ) -> tuple[Ints, Floats] | None:
         """(sizes, rows read): simulated at a few sizes, as what it reads more or less there than LRU of the same rows,
         added to ``lru``, of all rows, so that most of the error of sampling cancels. Without sizes that do not fit."""
         if not len(stream.rows):
             return None
-        some = sizes[np.unique(np.rint(np.linspace(0, len(sizes) - 1, NUM_SIMULATED_SIZES)).astype(np.int64))]
+        some = sizes[np.unique(np.rint(np.linspace(0, len(sizes) - 1, num_simulated)).astype(np.int64))]
         rows, begins = as_native(stream.rows, np.uint32), stream.begins()
         reads = np.array(
             load_native().simulate_caches(
