@@ -199,7 +199,7 @@ HEAD = (
 def _aligned(profile: AccessProfile) -> list[str]:
     """A line per table. hottest: share of lookups of the hottest touched rows; first 10%: of the first places. LRU 10%:
     rows read per lookup by a cache of a tenth of the touched rows. drift: what a hot tenth loses a window later."""
-    lines = [HEAD]
+    lines: list[tuple[str, ...]] = [HEAD]
     for name, table in profile.tables.items():
         summary = _summary(table, profile.batch_size)
         lines.append(
