@@ -16,6 +16,7 @@ from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, Tiere
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
 from hotrow.storage.places import Places
 from hotrow.storage.readonly import ARRIVAL_SLOT_BYTES, ReadOnlyRows, staging_for
+from hotrow.storage.replay import replay_batches
 from hotrow.storage.tiered import Lease, TieredRows
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "open_for_reading",
     "open_native_store",
     "order_file",
+    "replay_batches",
     "slots_within",
     "staging_for",
 ]
