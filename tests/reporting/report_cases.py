@@ -120,7 +120,7 @@ def made_plan(profile: AccessProfile, world_size: int = 1, share: float = 0.1) -
                       "dense": 0.006, "update": 0.002, "other": 0.0003, "wait": 0.002},
         },
         "bound": {"step_seconds": 0.01225, "gap": 0.004, "method": "lp"},
-        "prices": {"dram": 0.0008, "ssd": 0.0},
+        "prices": {"dram": 0.8, "ssd": 0.0},
         "tables": notes,
         "fingerprint": {"cpu": "Example 9000", "num_cores": 2, "disk": "nvme"},
         "profile": {"source": "made up", "num_samples": 1_000_000},

@@ -7,6 +7,10 @@ import io
 import re
 from pathlib import Path
 
+from report_cases import made_plan, made_profile, write_measured
+
+from hotrow.explanation import explain, read_measured
+
 PAGE = Path(__file__).parents[2] / "docs" / "explain.md"
 
 
@@ -23,3 +27,14 @@ def test_programs_print_what_the_page_says() -> None:
     assert len(pairs) == 2
     for program, expected in pairs:
         assert printed(program, names) == expected
+
+
+def example(tmp_path: Path) -> str:
+    text = explain(
+        made_plan(made_profile(3)), measured=read_measured(write_measured(tmp_path / "runs" / "cj"))
+    )
+    return text.replace(f"{tmp_path}/", "") + "\n"
+
+
+def test_the_example_is_what_is_printed(tmp_path: Path) -> None:
+    assert re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)[0] == example(tmp_path)

@@ -60,13 +60,13 @@ def test_a_planned_plan_says_what_its_planner_noted() -> None:
     assert "plan for train: 3 tables" in text and "look-ahead 2" in text
     assert "predicted  12.3 ms a step of 4,096 samples" in text
     assert "no plan within the budgets takes less than 12.2 ms; gap 0.4 % (LP relaxation)" in text
-    assert "saves 800 us a step (6.5 %)" in line_with(text, "  dram ")
+    assert "1 MiB more saves 781 us a step (6.4 %)" in line_with(text, "  dram ")
     assert "95.2 %" in line_with(text, "  dram ") and "saves nothing" in line_with(text, "  ssd ")
     assert line_with(text, "write back").split() == ["write", "back", "2.00", "ms"]
     row = line_with(text, "  table_0 ")
     assert re.search(r"300,000 +16 +6,000 +294,000 +wtinylfu 2\.86 MiB +3,000 +78\.0 % +1,352$", row), row
     assert "its first 6,000 rows take most accesses" in text
-    assert "made up, 1,000,000 samples" in text and "Example 9000; 2 cores" in text
+    assert "made up, 1,000,000 samples" in text and "Example 9000; cores 2" in text
     assert "not known" not in text
 
 
@@ -81,7 +81,7 @@ def test_numbers_follow_the_notes() -> None:
     )
     text = other.explain()
     assert "predicted  500 ms" in text and "400 ms" in line_with(text, "  read")
-    assert "one more GiB" not in text and "write back" not in text
+    assert " more saves" not in text and "write back" not in text
 
 
 def test_measured_stands_beside_predicted(tmp_path: Path) -> None:

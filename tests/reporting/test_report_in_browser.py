@@ -55,6 +55,15 @@ def widths(browser: Browser) -> tuple[int, int]:
 
 
 @pytest.mark.slow
+def test_the_browser_would_tell(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "noisy.html"
+    page.write_text("<script>console.error('loud'); null.x</script><img src='missing.png'>")
+    browser.open(page)
+    assert len(browser.problems) >= 3 and any("loud" in problem for problem in browser.problems)
+    assert browser.requests == [page.as_uri(), page.with_name("missing.png").as_uri()]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width", "is_dark"),
     [

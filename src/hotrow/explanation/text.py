@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hotrow.core import Tier
-from hotrow.explanation.facts import PINNED, Measured, PlanFacts, Stretch, TableFacts
+from hotrow.explanation.facts import PINNED, Measured, PlanFacts, Stretch, TableFacts, number
 from hotrow.explanation.layout import columns, shown, wrapped
 from hotrow.explanation.units import (
     bytes_text,
@@ -22,6 +22,8 @@ NUM_SHOWN = 20
 BESIDE = ("translate", "read", "write back")
 """Parts of the look-ahead thread."""
 
+_UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
 _METHODS = {"lp": "LP relaxation", "lagrangian": "Lagrangian dual"}
 
 
@@ -32,7 +34,8 @@ def _step_lines(facts: PlanFacts) -> list[str]:
     if facts.step_seconds is not None:
         lines.append(f"  predicted  {seconds_text(facts.step_seconds)}{of}{_others(facts)}")
     if facts.gap is not None:
-        method = _METHODS.get(facts.bound_method, facts.bound_method)
+        first, *more = facts.bound_method.split(", ")
+        method = ", ".join([_METHODS.get(first, first), *more])
         bound = (
             f"no plan within the budgets takes less than {seconds_text(facts.bound_seconds)}; "
             if (facts.bound_seconds is not None)
@@ -68,14 +71,18 @@ def _others(facts: PlanFacts) -> str:
     return "".join(f"; {text}" for text in texts)
 
 
-def price_text(price: float | None, step_seconds: float | None) -> str:
-    """What one more GiB of a tier buys."""
+def price_text(facts: PlanFacts, tier: str) -> str:
+    """What one more GiB of a tier buys, or one MiB where the budget is a few: a price holds for a little more."""
+    price = facts.prices.get(tier)
     if price is None:
         return ""
     if price < 1e-9:
-        return "saves nothing"
-    share = f" ({share_text(price / step_seconds)})" if step_seconds else ""
-    return f"saves {seconds_text(price)} a step{share}"
+        return "more of it saves nothing"
+    budget = facts.budget_bytes.get(tier) or max(used_of(facts, tier), default=0.0)
+    unit, size = next(((u, s) for u, s in _UNITS if s <= budget / 2), _UNITS[-1])
+    saved = price * size / _UNITS[0][1]
+    share = f" ({share_text(saved / facts.step_seconds)})" if facts.step_seconds else ""
+    return f"1 {unit} more saves {seconds_text(saved)} a step{share}"
 
 
 def tiers_of(facts: PlanFacts) -> list[str]:
@@ -105,14 +112,14 @@ def _budget_lines(facts: PlanFacts) -> list[str]:
                 "" if most is None else bytes_text(most),
                 "" if budget is None else bytes_text(budget),
                 "" if most is None or not budget else share_text(most / budget),
-                price_text(facts.prices.get(tier), facts.step_seconds),
+                price_text(facts, tier),
             )
         )
     rows = [row for row in rows if any(row[1:])]
     if not rows:
         return []
     used_header = "used" if facts.world_size == 1 else "used, fullest rank"
-    lines = columns(("tier", used_header, "budget", "share", "one more GiB"), rows)
+    lines = columns(("tier", used_header, "budget", "share", "worth"), rows)
     for tier in tiers_of(facts):
         used = facts.used_bytes.get(tier, ())
         if len(used) > 1:
@@ -197,15 +204,12 @@ _TABLE_HEADER = (
 )
 
 
-def _details(table: TableFacts) -> list[str]:
-    """Why, and the stretches where the columns do not tell them."""
-    lines = wrapped(table.why, 6) if table.why else []
+def _stretch_lines(table: TableFacts) -> list[str]:
+    """The stretches where the columns do not tell them."""
     is_told = all(s.is_plain() and s.data_type == table.stretches[0].data_type for s in table.stretches)
     order = [s.where for s in table.stretches]
     is_told = is_told and order == [w for w in ("hbm", "dram", PINNED, "ssd") if w in order]
-    if not is_told:
-        lines += wrapped("; ".join(stretch_text(s) for s in table.stretches), 6)
-    return lines
+    return [] if is_told else wrapped("; ".join(stretch_text(s) for s in table.stretches), 6)
 
 
 def _rest_text(rest: Sequence[TableFacts]) -> str:
@@ -230,24 +234,40 @@ def _table_lines(facts: PlanFacts, all_tables: bool) -> list[str]:
     rest = facts.tables[len(listed) :]
     aligned = columns(_TABLE_HEADER, [_table_cells(table) for table in listed])
     lines = aligned[:1]
-    for table, line in zip(listed, aligned[1:]):
-        lines += [line, *_details(table)]
+    group = 0
+    for index, (table, line) in enumerate(zip(listed, aligned[1:])):
+        lines += [line, *_stretch_lines(table)]
+        group += 1
+        if index + 1 == len(listed) or listed[index + 1].why != table.why:
+            these = f"these {group}: " if group > 1 else ""
+            lines += wrapped(these + table.why, 6) if table.why else []
+            group = 0
     return lines + (wrapped(_rest_text(rest), 2) if rest else [])
 
 
-def fingerprint_text(facts: PlanFacts) -> str:
-    """The machine of the plan on one line, values alone where they speak for themselves."""
-    texts = []
+def fingerprint_pairs(facts: PlanFacts) -> list[tuple[str, str]]:
+    """The machine of the plan: (what, value), units where the names have them."""
+    pairs = []
     for name, value in facts.fingerprint.items():
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            text, label = shown(str(value)), str(name).replace("_", " ")
-            if label.startswith("num "):
-                texts.append(f"{text} {label[4:]}")
-            elif label.endswith(" bytes") and not isinstance(value, str):
-                texts.append(f"{label[:-6]} {bytes_text(value)}")
-            else:
-                texts.append(text if label in ("cpu", "gpu", "system") else f"{label} {text}")
-    return "; ".join(texts)
+        label = str(name).replace("_", " ").removeprefix("num ")
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{inner} {shown(str(item))}" for inner, item in value.items())
+        elif label.endswith(" bytes") and number(value) is not None:
+            label, text = label[:-6], bytes_text(value)
+        else:
+            text = shown(str(value))
+        if label.endswith(" gib"):
+            label, text = label[:-4], f"{text} GiB"
+        pairs.append((shown(label), text))
+    return pairs
+
+
+def fingerprint_text(facts: PlanFacts) -> str:
+    """The machine of the plan on one line; a CPU's name speaks for itself."""
+    pairs = fingerprint_pairs(facts)
+    return "; ".join(
+        text if label in ("cpu", "gpu", "system") else f"{label} {text}" for label, text in pairs
+    )
 
 
 def source_lines(facts: PlanFacts) -> list[str]:

@@ -51,13 +51,12 @@ def count_text(count: float) -> str:
 
 
 def change_text(before: float, after: float) -> str:
-    """``"+4.9 %"``, from ``before`` to ``after``; empty where before is 0."""
+    """``"+4.9 %"``, from ``before`` to ``after``; from three times on ``"3.5 x"``; empty where before is 0."""
     if before == 0:
         return ""
-    change = 100 * (after - before) / before
-    if change >= 1e6:
-        return ">1,000,000 %"
-    return f"{change:+,.0f} %" if abs(change) >= 99.95 else f"{change:+.1f} %"
+    if after >= 3 * before:
+        return f"{_digits(min(after / before, 1e300))} x"
+    return f"{100 * (after - before) / before:+.1f} %"
 
 
 def plural(count: int, noun: str) -> str:

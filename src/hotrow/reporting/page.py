@@ -26,6 +26,7 @@ from hotrow.explanation import (
     count_text,
     difference_text,
     explanation_text,
+    fingerprint_pairs,
     hit_text,
     plural,
     price_text,
@@ -148,8 +149,8 @@ def _budgets(facts: PlanFacts) -> str:
             text += f" of {bytes_text(budget)} ({share_text(used / budget)})"
         if facts.world_size > 1:
             text += ", fullest rank"
-        price = price_text(facts.prices.get(tier), facts.step_seconds)
-        more = f'<span class="note">one more GiB {escape(price)}</span>' if price else ""
+        price = price_text(facts, tier)
+        more = f'<span class="note">{escape(price)}</span>' if price else ""
         items.append(
             f'<div class="budget"><h3>{escape(tier)}</h3><p>{escape(text)} {more}</p>'
             f"{_stack(facts, tier, budget or 0.0)}</div>"
@@ -306,7 +307,7 @@ def _list(title: str, items: Sequence[str]) -> str:
 
 
 def _sources(facts: PlanFacts, left_out: Sequence[str], version: str) -> str:
-    fingerprint = [f"{name}: {value}" for name, value in facts.fingerprint.items()]
+    fingerprint = [f"{name}: {value}" for name, value in fingerprint_pairs(facts)]
     lists = [
         _list("Remarks", facts.remarks),
         _list("Not known", facts.unknown),
