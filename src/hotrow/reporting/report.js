@@ -39,8 +39,8 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: color("text"), family: "system-ui, sans-serif", size: 12 },
       hoverlabel: { bgcolor: color("panel"), bordercolor: color("line"), font: { color: color("text") }, align: "left" },
-      legend: { orientation: "h", yref: "paper", y: -0.22, yanchor: "top", x: 0 },
-      xaxis: Object.assign({}, axis, x), yaxis: Object.assign({}, axis, y),
+      legend: { orientation: "h", yref: "paper", y: -0.2, yanchor: "top", x: 0 },
+      xaxis: Object.assign({}, axis, x, { title: Object.assign({ standoff: 8 }, x.title) }), yaxis: Object.assign({}, axis, y),
     }, more || {});
   }
 
