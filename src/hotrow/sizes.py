@@ -29,3 +29,15 @@ def parse_rows(value: Any, num_rows: int, what: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= num_rows:
         return value
     raise ConfigError(f"{what}={value!r}; give 0 to {num_rows} rows, or a fraction such as 0.25")
+
+
+def parse_share(value: float | str, what: str) -> float:
+    """A share in (0, 1] from a number or a text such as ``"5%"`` or ``"0.05"``. ConfigError names ``what``."""
+    text = str(value).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ConfigError(f"{what}={value!r} is no share; give one in (0, 1], such as '5%' or 0.05")
+    return share

@@ -14,7 +14,7 @@ from hotrow.errors import ConfigError
 
 if TYPE_CHECKING:
     from hotrow.profiles import AccessProfile, Curve, TableProfile
-    from hotrow.profiling import Progress
+    from hotrow.profiling import ProfileData, Progress
 
 DEFAULT_BATCH_SIZE = 8192
 DEFAULT_SHUFFLE_SAMPLES = 262144
@@ -52,6 +52,17 @@ def command(
     ] = None,
     windows: Annotated[int, typer.Option(min=2, help="Time windows of drift.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    torchrec: Annotated[
+        Path | None, typer.Option(help="Also write statistics for TorchRec's planner (JSON) here.")
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: the rows hot under this budget, as 64MiB, from a sample (FAE's calibrator)."
+        ),
+    ] = None,
+    sample: Annotated[str, typer.Option(help="Calibrate: share of the inputs, as 5% or 0.05.")] = "5%",
+    row_bytes: Annotated[int, typer.Option(min=1, help="Calibrate: bytes of a row [16 fp32].")] = 64,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Profile how tables are accessed: heat, reuse, distinct rows per batch, pooling, drift.
@@ -62,6 +73,7 @@ def command(
     \b
     Example:
       hotrow profile prepared/cj --recipe complete-journey --out profile.json
+      hotrow profile prepared/cj --calibrate 64MiB --sample 5%
     """
     from hotrow.profiling import open_data, profile
 
@@ -81,6 +93,9 @@ def command(
         schema=schema,
         ids_per_bag=ids_per_bag,
     )
+    if calibrate is not None:
+        _calibrate(source, calibrate, sample, row_bytes, json_)
+        return
     begin = time.monotonic()
     with _bars(on_terminal() and not json_, source.num_samples) as progress:
         found = profile(
@@ -96,7 +111,31 @@ def command(
             progress=progress,
         )
     found.save(out)
+    if torchrec is not None:
+        from hotrow.interop import planner_stats
+
+        planner_stats(found).save(torchrec)
     _show(found, out, time.monotonic() - begin, json_)
+
+
+def _calibrate(source: ProfileData, budget: str, sample: str, row_bytes: int, as_json: bool) -> None:
+    from hotrow.profiling import calibrate
+    from hotrow.sizes import parse_share
+
+    with _bars(on_terminal() and not as_json, source.num_samples) as progress:
+        found = calibrate(
+            source.batches,
+            source.tables,
+            budget,
+            sample=parse_share(sample, "--sample"),
+            row_bytes=row_bytes,
+            progress=progress,
+        )
+    if as_json:
+        print_json({"source": source.source, **found.to_json()})
+        return
+    for line in found.lines():
+        say(line)
 
 
 def _of_recipe(name: str | None) -> dict[str, Any]:

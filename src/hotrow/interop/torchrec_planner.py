@@ -322,9 +322,10 @@ class _Curve:
         self, load_factor: float | None, max_miss_rate: float | None, is_weighted: bool, num_bins: int
     ) -> TableStats:
         height = self.table.num_rows
+        num_bins = min(num_bins, height)  # bins below one row would be read one too early
         edges = np.arange(1, num_bins + 1) / num_bins
         misses = self.miss_rate(edges * height)
-        hits = -np.diff(misses, prepend=1.0)
+        hits = 0.0 - np.diff(misses, prepend=1.0)
         if load_factor is None and max_miss_rate is not None:
             load_factor = float(edges[np.argmax(misses <= max_miss_rate)])
         if load_factor is None:

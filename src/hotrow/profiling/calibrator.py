@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from hotrow.profiling.drawn_rows import RowDraw, RowPool
 from hotrow.profiling.intervals import COUNTED, HYPERGEOMETRIC, Interval, count_interval, sum_of
 from hotrow.profiling.sampled_inputs import SampledInputs, sample_inputs
 from hotrow.sizes import parse_bytes
+
+if TYPE_CHECKING:
+    from hotrow.profiling.driver import Progress
 
 CONFIDENCE = 0.999
 WHOLE_BYTES = 1 << 20
@@ -143,6 +146,7 @@ def calibrate(
     whole_bytes: int = WHOLE_BYTES,
     max_rows: int = MAX_ROWS,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Calibration:
     """The hot rows of ``tables`` that fit ``budget`` (bytes, or ``"64MiB"``), told from a ``sample`` of the inputs.
 
@@ -154,7 +158,7 @@ def calibrate(
     if tables is None and row_bytes is None:
         raise ConfigError("calibrate: tables are not known; give row_bytes, the bytes of a row")
     return calibrate_sample(
-        sample_inputs(batches, tables, sample, seed),
+        sample_inputs(batches, tables, sample, seed, progress),
         budget,
         optimizer=optimizer,
         row_bytes=row_bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from hotrow.core import EmbeddingConfig
 from hotrow.errors import ConfigError, DataError, IdOutOfRange
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.profiling.inputs import jagged
+
+if TYPE_CHECKING:
+    from hotrow.profiling.driver import Progress
 
 Ints = NDArray[np.int64]
 _DENSE_ROWS = 1 << 22
@@ -68,7 +71,11 @@ class SampledInputs:
 
 
 def sample_inputs(
-    batches: Iterable[Any], tables: Sequence[EmbeddingConfig] | None, share: float, seed: int = 0
+    batches: Iterable[Any],
+    tables: Sequence[EmbeddingConfig] | None,
+    share: float,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> SampledInputs:
     """Each input with probability ``share``, by itself: given how many there are, a uniform sample without replacement.
 
@@ -82,6 +89,8 @@ def sample_inputs(
     taking = _Taking(tables, share, np.random.default_rng([seed, 1]))
     for batch in batches:
         taking.add(jagged(batch))
+        if progress is not None:
+            progress("samples", taking.num_inputs, None)
     return taking.done()
 
 
@@ -99,7 +108,7 @@ class _Taking:
                 raise ConfigError("calibrate: no table has a feature; give tables with feature_names")
         self._parts: list[list[tuple[Any, Any]]] = [[] for _ in self._features]
         self._largest = [-1] * len(self._features)
-        self._num_batches = self._num_inputs = self._num_sampled = 0
+        self._num_batches = self.num_inputs = self._num_sampled = 0
 
     def add(self, bags: KeyedJaggedTensor) -> None:
         if self._tables is None and not self._features:
@@ -116,7 +125,7 @@ class _Taking:
                 )
             self._parts[place].append(self._taken(bags[name], is_taken, place))
         self._num_batches += 1
-        self._num_inputs += size
+        self.num_inputs += size
         self._num_sampled += int(is_taken.sum())
 
     def _taken(
@@ -139,7 +148,7 @@ class _Taking:
         return rows.astype(kind), lengths[is_taken].astype(np.int32)
 
     def done(self) -> SampledInputs:
-        if not self._num_inputs:
+        if not self.num_inputs:
             raise DataError("calibrate: there is no input; give batches that have some")
         columns = tuple(
             Column(table, np.concatenate([rows for rows, _ in found]), np.concatenate([n for _, n in found]))
@@ -149,4 +158,4 @@ class _Taking:
             EmbeddingConfig(largest + 1 or 1, 1, name, feature_names=[name])
             for (_, name), largest in zip(self._features, self._largest)
         ]
-        return SampledInputs(tuple(tables), columns, self._num_sampled, self._num_inputs)
+        return SampledInputs(tuple(tables), columns, self._num_sampled, self.num_inputs)
