@@ -9,8 +9,10 @@ from hotrow.bench.kernels import bench_kernels
 from hotrow.bench.loader import bench_loader
 from hotrow.bench.machine import machine_block
 from hotrow.bench.memory_group import MemoryGroup
-from hotrow.bench.plan_cases import GRID, PLAN_CASES
+from hotrow.bench.plan_cases import GRID, PERTURBED, PLAN_CASES
 from hotrow.bench.plan_grid import bench_plan
+from hotrow.bench.plan_perturbed import bench_perturbed
+from hotrow.bench.profile import bench_profile
 from hotrow.bench.quality import bench_quality
 from hotrow.bench.report import lines, markdown, write_markdown
 from hotrow.bench.store import bench_store
@@ -21,6 +23,7 @@ __all__ = [
     "BOUNDS",
     "CASES",
     "GRID",
+    "PERTURBED",
     "PLAN_CASES",
     "SHAPES",
     "STORE_CASES",
@@ -37,7 +40,9 @@ __all__ = [
     "bench_cold_scan",
     "bench_kernels",
     "bench_loader",
+    "bench_perturbed",
     "bench_plan",
+    "bench_profile",
     "bench_quality",
     "bench_store",
     "bench_train",

@@ -106,6 +106,31 @@ def quality(
     _finish(document, json, out)
 
 
+@app.command(epilog="Example: hotrow bench profile --traces traces --json")
+def profile(
+    traces: Annotated[
+        Path | None, typer.Option("--traces", help="Folder of the recorded traces, for accuracy.")
+    ] = None,
+    journey: Annotated[
+        Path | None,
+        typer.Option("--journey", help="Complete Journey as hotrow prepare wrote it, for accuracy."),
+    ] = None,
+    speed: Annotated[bool, typer.Option(help="Measure speed on the standard shapes.")] = True,
+    large: Annotated[
+        bool, typer.Option("--large", help="Also a billion lookups of 500 M rows; minutes.")
+    ] = False,
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Speed and memory of a profile; its hit rates beside hotrow's caches on the same lookups and on later ones."""
+    from hotrow.bench import bench_profile
+
+    document = bench_profile(
+        traces=traces, journey=journey, with_speed=speed, with_large=large, progress=_progress
+    )
+    _finish(document, json, out)
+
+
 @app.command(epilog="Example: hotrow bench store --dir /fast-disk/bench --json")
 def store(
     directory: Annotated[
@@ -160,13 +185,16 @@ def plan(
         typer.Option("--journey", help="Complete Journey as hotrow prepare wrote it, for complete-journey."),
     ] = None,
     rules: Annotated[bool, typer.Option(help="Also plans of simple rules at equal budgets.")] = True,
+    perturb: Annotated[
+        bool, typer.Option(help="Also random changes of one plan, in turns with it; five minutes.")
+    ] = False,
     json: Json = False,
     out: Out = None,
 ) -> None:
     """Predicted against measured step time, and simple rules, on models and budgets fixed in advance."""
     import shutil
 
-    from hotrow.bench import GRID, PLAN_CASES, bench_plan
+    from hotrow.bench import GRID, PERTURBED, PLAN_CASES, bench_perturbed, bench_plan
     from hotrow.errors import ConfigError
     from hotrow.kernels import keep_freed_memory
     from hotrow.measurements import Hardware
@@ -188,6 +216,14 @@ def plan(
         document = bench_plan(
             cases, measured, directory, traces=traces, journey=journey, with_rules=rules, progress=_progress, **budgets
         )  # fmt: skip
+        if perturb:
+            name, share = PERTURBED
+            of = PLAN_CASES[name]
+            found = bench_perturbed(
+                of, share, measured, directory / "perturbed", traces=traces, progress=_progress
+            )
+            document["bounds"].append(found.pop("bound"))
+            document["cases"].append(found)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     _finish(document, json, out)

@@ -53,9 +53,9 @@ def _caught(
     found = np.zeros((num_windows, num_windows, len(at)))
     for w, count in enumerate(counts):
         coldness = (0xFFFF - np.minimum(count, 0xFFFF)).astype(np.uint16)  # sorted by radix
-        order = np.argsort(coldness, kind="stable")
+        order = np.argsort(coldness, kind="stable")[: np.count_nonzero(count)]  # rows not touched are not hot
         for v in range(w, num_windows):
             prefix = np.concatenate(([0], np.cumsum(counts[v][order])))
-            outside = prefix[-1] - prefix[np.minimum(at, len(order))]
+            outside = counts[v].sum() - prefix[np.minimum(at, len(order))]
             found[w, v] = np.clip(1.0 - outside / expected[v], 0.0, 1.0)
     return found

@@ -28,7 +28,7 @@ PREFIX_SHARES = (1 / 256, 1 / 32, 1 / 4)
 """Pinned prefixes that miss curves are made behind, beside none: shares of the places."""
 NUM_SIZES = 24
 NUM_SIMULATED_SIZES = (9, 5)
-"""Of W-TinyLFU without a pinned prefix, and behind one."""
+"""Of W-TinyLFU without a pinned prefix, and behind one, at least; all where lookups are few."""
 MAX_SIMULATED = 2 << 20
 """First touches of batches that each cache of W-TinyLFU is simulated on, over all tables."""
 TABLE_SIMULATED = (1 << 16, 1 << 18)
@@ -171,7 +171,9 @@ class Followed:
         if self.num_batches < 2 or not num_judged or not len(self.firsts.rows):
             return ()
         judge = _Judge(self.half, num_judged, look_ahead, num_threads)
-        thinned = self._thinned(num_tables)
+        least, most = TABLE_SIMULATED
+        wanted = min(max(MAX_SIMULATED // num_tables, least), most)
+        thinned = self._thinned(wanted)
         found: list[MissCurve] = []
         errors = (0.0, 0.0)
         for prefix in self.prefixes():
@@ -183,7 +185,9 @@ class Followed:
             if not found:  # the largest, as fewer misses are open behind a prefix
                 errors = self._errors(judge, sizes, thinned)
             found.append(_curve("lru", prefix, sizes, lru, errors[0]))
-            tiny = judge.w_tiny_lfu(few, sizes, lru, NUM_SIMULATED_SIZES[prefix > 0])
+            num_simulated = NUM_SIMULATED_SIZES[prefix > 0]
+            num_simulated = max(num_simulated, num_simulated * wanted // max(len(few.rows), 1))
+            tiny = judge.w_tiny_lfu(few, sizes, lru, min(num_simulated, len(sizes)))
             if tiny is not None:
                 found.append(_curve("wtinylfu", prefix, *tiny, errors[1]))
         return tuple(found)
@@ -198,10 +202,8 @@ class Followed:
         own = _half_width([judge.lru(part, sizes) for part in thinned.of_parts()])
         return error, min(error + own / 2, 1.0)
 
-    def _thinned(self, num_tables: int) -> Stream:
-        """Fewer rows, so that each cache can be simulated."""
-        least, most = TABLE_SIMULATED
-        wanted = min(max(MAX_SIMULATED // num_tables, least), most)
+    def _thinned(self, wanted: int) -> Stream:
+        """Fewer rows with about ``wanted`` lookups, so that each cache can be simulated."""
         stream, rate = self.firsts, 1.0
         floor = min(1.0, MIN_SIMULATED_ROWS / max(len(stream.places), 1))
         if len(stream.rows) > wanted:
