@@ -189,6 +189,7 @@ def test_remarks_and_the_slowest_rank_are_told() -> None:
     notes["predicted"] = {**notes["predicted"], "rank": 3}
     text = replace(plan, notes={"planner": notes}).explain()
     assert "the hardware file is of another machine" in text and "; slowest: rank 3" in text
+    assert "rows that name no owner are on every rank" in text
 
 
 def test_bad_measured_files_are_refused(tmp_path: Path) -> None:
@@ -225,6 +226,19 @@ def test_moves_are_named_by_rows_and_bytes() -> None:
     assert text.index("Added") < text.index("t2") < text.index("Removed") < text.index("t1")
     back = after.diff(before)
     assert "[400, 1,000): ssd → dram (600 rows, 37.5 KiB)" in back
+
+
+def test_rows_that_change_their_owner_move_even_if_they_are_on_ssd_before_and_after() -> None:
+    def plan(owner: Owner, pinned: int) -> Plan:
+        cache = CacheSpec(policy="lru", num_pinned_rows=pinned, capacity_bytes=1 << 20)
+        segments = (Segment(begin=0, end=1000, tier=Tier.SSD, owner=owner),)
+        table = TablePlan(num_rows=1000, embedding_dim=16, segments=segments, cache=cache)
+        return Plan(tables={"t": table}, world_size=4)
+
+    here, there = plan(Owner(kind="rank", rank=0), 0), plan(Owner(kind="rank", rank=1), 100)
+    assert "moved: 1,000 rows, 62.5 KiB" in here.diff(there)
+    assert "[0, 100): ssd, rank:0 → pinned, rank:1 (100 rows, 6.25 KiB)" in here.diff(there)
+    assert "moved" not in here.diff(plan(Owner(kind="rank", rank=0), 100))
 
 
 def test_other_orders_and_sizes_are_said() -> None:

@@ -15,7 +15,7 @@ from report_cases import made_plan, made_profile
 from test_explanation import plans
 
 from hotrow.explanation import facts_of
-from hotrow.plans import Plan
+from hotrow.plans import Owner, Plan, Segment, TablePlan
 from hotrow.profiles import AccessProfile
 from hotrow.reporting import render_report
 from hotrow.reporting.curves import deviation, simplified
@@ -85,6 +85,15 @@ def test_names_are_text_wherever_they_are(name: str) -> None:
     assert "<script>alert" not in own
     data = json.loads(own[own.index('id="data">') + 10 : own.index("</script>", own.index('id="data">'))])
     assert name in {table["name"] for table in data["tables"]}
+
+
+def test_a_budget_of_several_ranks_is_drawn_of_the_fullest() -> None:
+    segments = [(Segment(begin=0, end=100, owner=Owner(kind="rank", rank=rank)),) for rank in (0, 1)]
+    tables = {f"t{i}": TablePlan(num_rows=100, embedding_dim=4, segments=s) for i, s in enumerate(segments)}
+    notes = {"used_bytes": {"dram": [100, 200]}, "budget_bytes": {"dram": 400}}
+    notes["tables"] = {"t0": {"bytes": {"dram": 100}}, "t1": {"bytes": {"dram": 200}}}
+    html = report_of(Plan(tables=tables, world_size=2, notes={"planner": notes}))
+    assert 'title="t1: 200 bytes, 50.0 % of the bar"' in html and 'title="t0:' not in html
 
 
 def test_size_is_bounded_and_what_is_left_out_is_said(thousand: str) -> None:

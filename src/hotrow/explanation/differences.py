@@ -22,8 +22,9 @@ class Move:
 
     @property
     def is_pinning(self) -> bool:
-        """Whether the rows stay on SSD and only their copy in the cache comes or goes."""
-        return {self.before.where, self.after.where} == {PINNED, Tier.SSD.value}
+        """Whether the rows stay on SSD, as they are, and only their copy in the cache comes or goes."""
+        form = _treatment(self.before)[1:] == _treatment(self.after)[1:]
+        return form and {self.before.where, self.after.where} == {PINNED, Tier.SSD.value}
 
     @property
     def num_rows(self) -> int:

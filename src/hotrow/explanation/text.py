@@ -301,7 +301,8 @@ def explanation_text(facts: PlanFacts, all_tables: bool = False) -> str:
     if facts.tables:
         reads = any(table.rows_read_per_step for table in facts.tables)
         title = f"Tables, {'those that read most' if reads else 'largest in memory'} first"
-        blocks.append([title, *_table_lines(facts, all_tables)])
+        owned = "; rows that name no owner are on every rank" if facts.world_size > 1 else ""
+        blocks.append([title + owned, *_table_lines(facts, all_tables)])
     notes = [line for text in source_lines(facts) for line in wrapped(text, 2)]
     blocks.append(notes)
     blocks.append([line for text in (*facts.remarks, *facts.unknown) for line in wrapped(text, 2)])

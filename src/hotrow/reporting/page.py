@@ -116,8 +116,11 @@ def _tiles(facts: PlanFacts) -> str:
 
 
 def _stack(facts: PlanFacts, tier: str, budget: float) -> str:
-    """A bar of the budget: the tables that take most, the rest, what is free."""
-    sizes = sorted(((t.tier_bytes.get(tier, 0.0), t.name) for t in facts.tables), reverse=True)
+    """A bar of the budget, of several ranks the fullest one's: the tables that take most, the rest, what is free."""
+    used = facts.used_bytes.get(tier, ())
+    rank = used.index(max(used)) if used else 0
+    there = [t for t in facts.tables if any(s.owner.rank in (None, rank) for s in t.stretches)]
+    sizes = sorted(((t.tier_bytes.get(tier, 0.0), t.name) for t in there), reverse=True)
     sizes = [(size, name) for size, name in sizes if size > 0]
     total = max(sum(size for size, _ in sizes), budget, 1.0)
     num_wide = sum(size >= MIN_PIECE * total for size, _ in sizes[:NUM_STACKED])
@@ -175,8 +178,8 @@ def _parts(facts: PlanFacts) -> str:
             "" if found is None else seconds_text(found),
             "" if predicted is None or found is None else change_text(predicted, found),
         ]
-        rows.append(_row(name, cells))
-    header = _header(("part", "predicted", "measured", "difference"))
+        rows.append(_row(name, cells if measured else cells[:1]))
+    header = _header(("part", "predicted", "measured", "difference")[: 4 if measured else 2])
     note = "" if facts.measured else " Nothing measured was given: --measured takes a run's directory."
     return (
         "<section><h2>A step</h2>"
