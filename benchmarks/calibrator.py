@@ -10,7 +10,7 @@ seeds. Asked: covered >= 99 %, half-width of hot rows <= 15 % (cases whose table
 *chunks of 1,024*: FAE's interval (35 chunks of neighbouring rows, t over the chunks) for the same truth, in the order
 that the tables have: by heat, and scrambled. Nothing is asked of it. *sample*: share of seeds that call it too small.
 
-`--keep FILE` appends each case's numbers to a file, and takes those that it has from there: half an hour in pieces.
+`--keep FILE` appends what every 50 seeds gave to a file, and takes what it has from there: the run can be in pieces.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hotrow.profiling.calibrator import Calibration, calibrate_sample, split_inp
 from hotrow.profiling.intervals import Interval, chunk_interval
 from hotrow.profiling.sampled_inputs import SampledInputs, sample_inputs
 
-NUM_SEEDS, COVERED, HALF_WIDTH = 500, 0.99, 0.15
+NUM_SEEDS, PIECE, COVERED, HALF_WIDTH = 500, 50, 0.99, 0.15
 DIM, MIB = 16, 1 << 20
 
 
@@ -44,9 +44,9 @@ class Case:
     name: str
     rows: tuple[int, ...] = (100_000,) * 8
     laws: tuple[tuple[str, float], ...] = (("zipf", 1.05),)
-    num_inputs: int = 100_000
+    num_inputs: int = 50_000
     budget: int = 2 * MIB
-    sample: float = 0.2
+    sample: float = 0.4
     is_correlated: bool = False
     order: str = "scrambled"
     ids_per_bag: int = 1
@@ -91,10 +91,10 @@ CASES = (
     Case("zipf 1.2, correlated", laws=_zipf(1.2), is_correlated=True),
     Case("mixture", laws=(("mixture", 0.0),)),
     Case("mixture, correlated", laws=(("mixture", 0.0),), is_correlated=True),
-    Case("mixture, bags of 10", laws=(("mixture", 0.0),), ids_per_bag=10, num_inputs=20_000),
+    Case("mixture, bags of 10", laws=(("mixture", 0.0),), ids_per_bag=10, num_inputs=10_000),
     Case("uniform", laws=(("uniform", 0.0),)),
-    Case("zipf 1.2, half of the inputs", laws=_zipf(1.2), sample=0.5, budget=256 << 10),
-    Case("zipf 1.2, correlated, half of the inputs", laws=_zipf(1.2), sample=0.5, budget=256 << 10, is_correlated=True),
+    Case("zipf 1.2, small budget", laws=_zipf(1.2), sample=0.5, budget=64 << 10),
+    Case("zipf 1.2, correlated, small budget", laws=_zipf(1.2), sample=0.5, budget=64 << 10, is_correlated=True),
     Case(
         "mixed tables, correlated", rows=(1_000_000, 200_000, 50_000, 5_000, 300, 10),
         laws=(("zipf", 1.2), ("mixture", 0.0), ("zipf", 0.8)), is_correlated=True, budget=4 * MIB,
@@ -153,51 +153,69 @@ def _covers(interval: Interval, value: float) -> bool:
     return interval.low - 1e-9 <= value <= interval.high + 1e-9
 
 
-def run(case: Case, num_seeds: int) -> dict[str, Any]:
-    """The case's facts and verdicts."""
+Lists = dict[str, list[float]]
+
+
+def measure(case: Case, seeds: range) -> Lists:
+    """What each seed gave."""
     log = whole_log(case)
-    covered: dict[str, list[bool]] = {
-        "hot rows": [],
-        "hot inputs": [],
-        "each table": [],
-        "chunks of 1,024": [],
-    }
-    widths: dict[str, list[float]] = {"hot rows": [], "hot inputs": [], "chunks of 1,024": []}
-    seen: dict[str, list[float]] = {
-        "threshold": [],
-        "true hot rows": [],
-        "true hot inputs": [],
-        "budget used": [],
-    }
-    too_small = over = 0
-    for seed in range(num_seeds):
+    lists: Lists = {}
+    for seed in seeds:
         inputs, is_taken = drawn(log, case.sample, seed)
         found = calibrate_sample(inputs, case.budget, seed=seed, max_rows=case.max_rows)
         truth = truth_of(log, is_taken, found, seed)
         chunks = chunk_interval(np.concatenate(truth.is_hot), np.random.default_rng([seed, 9]))
-        covered["hot rows"].append(_covers(found.hot_rows, truth.rows))
-        covered["hot inputs"].append(_covers(found.hot_inputs, truth.inputs))
-        covered["each table"] += [
-            _covers(t.hot_rows, int(h.sum())) for t, h in zip(found.tables, truth.is_hot)
-        ]
-        covered["chunks of 1,024"].append(_covers(chunks, truth.rows))
-        widths["hot rows"].append(found.hot_rows.half_width / truth.rows if truth.rows else np.inf)
-        widths["hot inputs"].append(found.hot_inputs.half_width)
-        widths["chunks of 1,024"].append(chunks.half_width / truth.rows if truth.rows else np.inf)
-        used = truth.rows * 4 * DIM / case.budget
-        for name, value in zip(seen, (found.threshold, truth.rows, truth.inputs, used)):
-            seen[name].append(value)
-        too_small += found.verdict != "ok"
-        over += used > 1
-    facts: dict[str, Any] = {f"{name} (median)": statistics.median(values) for name, values in seen.items()}
-    facts |= {f"covered: {name}": float(np.mean(values)) for name, values in covered.items()}
-    facts |= {f"half-width: {name}": statistics.median(values) for name, values in widths.items()}
-    facts |= {
-        "seeds": num_seeds,
-        "sample too small": too_small / num_seeds,
-        "hot rows above the budget": over / num_seeds,
-    }
-    return {"name": case.name, "facts": facts}
+        each = [_covers(t.hot_rows, int(h.sum())) for t, h in zip(found.tables, truth.is_hot)]
+        rows = max(truth.rows, 1e-9)
+        values = {
+            "threshold": found.threshold,
+            "true hot rows": truth.rows,
+            "true hot inputs": truth.inputs,
+            "budget used": truth.rows * 4 * DIM / case.budget,
+            "covered: hot rows": _covers(found.hot_rows, truth.rows),
+            "covered: hot inputs": _covers(found.hot_inputs, truth.inputs),
+            "covered: each table": float(np.mean(each)),
+            "covered: chunks of 1,024": _covers(chunks, truth.rows),
+            "half-width: hot rows": found.hot_rows.half_width / rows,
+            "half-width: hot inputs": found.hot_inputs.half_width,
+            "half-width: chunks of 1,024": chunks.half_width / rows,
+            "sample too small": found.verdict != "ok",
+        }
+        for name, value in values.items():
+            lists.setdefault(name, []).append(float(value))
+    return lists
+
+
+def facts_of(lists: Lists) -> dict[str, Any]:
+    """Shares of seeds, and medians."""
+    facts: dict[str, Any] = {"seeds": len(lists["threshold"])}
+    for name, values in lists.items():
+        is_share = name.startswith("covered") or name == "sample too small"
+        is_plain = is_share or name.startswith("half-width")
+        facts[name if is_plain else f"{name} (median)"] = (
+            float(np.mean(values)) if is_share else statistics.median(values)
+        )
+    facts["hot rows above the budget"] = float(np.mean(np.array(lists["budget used"]) > 1))
+    return facts
+
+
+def run(case: Case, num_seeds: int, keep: Path | None = None) -> dict[str, Any]:
+    """The case's facts; what ``keep`` has of it is not measured again."""
+    known = keep.read_text().splitlines() if keep is not None and keep.exists() else []
+    pieces = [piece for piece in map(json.loads, known) if piece["name"] == case.name]
+    lists: Lists = {}
+    for first in range(0, num_seeds, PIECE):
+        seeds = range(first, min(first + PIECE, num_seeds))
+        found = next((p["lists"] for p in pieces if p["seeds"] == [seeds.start, seeds.stop]), None)
+        if found is None:
+            found = measure(case, seeds)
+            if keep is not None:
+                with keep.open("a") as file:
+                    line = {"name": case.name, "seeds": [seeds.start, seeds.stop], "lists": found}
+                    file.write(json.dumps(line) + "\n")
+        for name, values in found.items():
+            lists.setdefault(name, []).extend(values)
+    return {"name": case.name, "facts": facts_of(lists)}
 
 
 def bounds(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -242,18 +260,11 @@ def main() -> None:
     parser.add_argument("--case", action="append", help="by name; all without")
     parser.add_argument("--keep", type=Path, help="lines of JSON")
     args = parser.parse_args()
-    kept = args.keep.read_text().splitlines() if args.keep is not None and args.keep.exists() else []
-    known = {(c["name"], c["facts"]["seeds"]): c for c in map(json.loads, kept)}
     cases = []
     for case in CASES:
         if args.case and case.name not in args.case:
             continue
-        found = known.get((case.name, args.seeds))
-        if found is None:
-            found = run(case, args.seeds)
-            if args.keep is not None:
-                with args.keep.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
+        found = run(case, args.seeds, args.keep)
         cases.append(found)
         print(case.name, *(f"{k} {v:.4g}" for k, v in found["facts"].items()), sep="\n  ", flush=True)
     document = {

@@ -87,7 +87,10 @@ def test_all_of_a_population_is_counted_and_none_of_it_tells_nothing():
         count_interval(5, 4, 9, 0.999)
 
 
-def test_drawn_rows_are_distinct_and_uniform():
+@pytest.mark.parametrize("is_large", [False, True])
+def test_drawn_rows_are_distinct_and_uniform(is_large, monkeypatch):
+    if is_large:
+        monkeypatch.setattr("hotrow.profiling.drawn_rows._SMALL", 0)
     counts = np.zeros(50, int)
     for seed in range(2000):
         rows = distinct(50, 8, np.random.default_rng(seed))
@@ -170,7 +173,7 @@ def test_intervals_cover_the_true_counts(script, name):
 
 
 def test_a_large_sample_is_enough_and_a_small_one_is_not(script):
-    case = next(case for case in script.CASES if case.name == "zipf 1.2, half of the inputs")
+    case = next(case for case in script.CASES if case.name == "zipf 1.2, small budget")
     log = script.whole_log(script.Case(**(vars(case) | {"num_inputs": 50_000})))
     large = calibrate_sample(script.drawn(log, 0.9, 1)[0], 64 << 10, seed=1)
     small = calibrate_sample(script.drawn(log, 0.02, 1)[0], 64 << 10, seed=1)

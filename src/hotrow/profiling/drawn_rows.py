@@ -11,6 +11,9 @@ import numpy as np
 from hotrow.profiling.intervals import Interval, count_interval, first_true
 from hotrow.profiling.sampled_inputs import Ints, SampledInputs
 
+_SMALL = 1 << 22
+"""Rows that are shuffled to draw some of them (32 MiB): faster than to look for repeated ones."""
+
 
 @dataclass(frozen=True)
 class RowPool:
@@ -44,9 +47,9 @@ class RowPool:
 
 
 def distinct(population: int, num: int, rng: np.random.Generator) -> Ints:
-    """``num`` of ``[0, population)``, uniform without replacement, ascending; memory of ``num``, not of population."""
-    if num * 2 >= population:
-        return np.sort(rng.permutation(population)[:num])
+    """``num`` of ``[0, population)``, uniform without replacement, ascending; of a large one in memory of ``num``."""
+    if num * 2 >= population or population <= _SMALL:
+        return np.sort(rng.choice(population, num, replace=False, shuffle=False))
     drawn = np.empty(0, np.int64)
     while True:  # the first distinct ones of a sequence of uniform draws
         drawn = np.concatenate((drawn, rng.integers(0, population, num + num // 2 + 16)))

@@ -32,7 +32,8 @@ class Column:
 
     def of(self, is_taken: NDArray[np.bool_]) -> Column:
         """The inputs with a mark in ``is_taken`` ``[n]``."""
-        kept = self.rows[np.repeat(is_taken, self.lengths)]
+        is_single = len(self.rows) == len(self.lengths) and bool((self.lengths == 1).all())
+        kept = self.rows[is_taken if is_single else np.repeat(is_taken, self.lengths)]
         return Column(self.table, kept, self.lengths[is_taken])
 
     def inputs(self) -> Ints:
