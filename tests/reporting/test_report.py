@@ -159,7 +159,7 @@ def test_simplified_curves_are_near() -> None:
     assert deviation(profile.heat_curve, simplified(profile.heat_curve, 48)) < 0.02
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(plans())
 def test_any_plan_has_a_report(plan: Plan) -> None:
     checked(report_of(plan))
