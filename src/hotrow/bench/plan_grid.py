@@ -132,7 +132,7 @@ def measure(
 ) -> dict[str, Any]:
     """One model at one budget: our plan, beside it those of simple rules."""
     budget_bytes = round(sum(table_bytes(table, OPTIMIZER) for table in model.tables) * budget)
-    rates = HardwareRates.of(hardware, NUM_THREADS)
+    rates = HardwareRates.of(hardware, NUM_THREADS).behind(budget_bytes)
     fixed = fixed_costs(model, rates)
     try:
         ours = plan(

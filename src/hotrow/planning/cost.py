@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hotrow.planning.hardware_rates import HardwareRates
+from hotrow.planning.hardware_rates import NUM_RUNS, HardwareRates
 
 Count: TypeAlias = "float | NDArray[np.float64]"
 
@@ -57,15 +57,14 @@ class FixedCosts:
     """Seconds of a step that no placement changes.
 
     load: the next batch. dense: forward, backward and optimizer of the dense part. other: calls, loss. is_tiered:
-    rows are on SSD or may be, so a look-ahead thread works. num_runs: files that a batch's reads are spread over: 29 to
-    58 in the steady state (docs/row-format.md).
+    rows are on SSD or may be, so a look-ahead thread works. num_runs: files that a batch's reads are spread over.
     """
 
     load_seconds: float = 0.0
     dense_seconds: float = 0.0
     other_seconds: float = 0.0
     is_tiered: bool = False
-    num_runs: int = 40
+    num_runs: int = NUM_RUNS
 
     @property
     def foreground_seconds(self) -> float:
@@ -110,8 +109,9 @@ def pack_seconds(load: TableLoad, rates: HardwareRates) -> Count:
 
 
 def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    """Pages of the disk, slowed down by rows that are written meanwhile."""
+    """Pages of the disk, by parts, slowed down by rows that are written meanwhile."""
     pages = load.pages_read * rates.read_page(load.record_bytes)
+    pages = pages + load.rows_read * load.record_bytes * rates.burst_byte
     return pages + load.rows_written * rates.read_beside(load.record_bytes)
 
 

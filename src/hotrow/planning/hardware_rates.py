@@ -7,7 +7,7 @@ there holds. Above the largest row a rate goes on by its last slope; above the l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from hotrow.errors import ConfigError
 from hotrow.measurements import Hardware, Measurement
+from hotrow.storage import Buffers
 
 Values = NDArray[np.float64]
+NUM_RUNS = 40
+"""Run files that a batch's reads are spread over: 29 to 58 in the steady state (docs/row-format.md)."""
 _LEAST = 1e-15  # seconds: what logarithms are taken of
 
 
@@ -68,7 +71,8 @@ class HardwareRates:
     Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses are
     spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
     slots; arrive by bytes of a record (a row that was read goes into its slot) and pack (one that is given to the write
-    buffer). Disk: read_page by bytes of a record, of many at a time; read_burst: what each file that is read adds;
+    buffer). Disk: read_page by bytes of a record, of many at a time; read_burst: what each file
+    that is read adds, burst_byte: the same for a byte of a record, where rows are read by parts (``behind``);
     read_beside: what a row that is written adds. Writer: write_row, compaction included. Of the seconds of reading and
     of writing read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one
     layer in torch, forward, backward and update. contention: seconds that the foreground loses for one that another
@@ -97,6 +101,7 @@ class HardwareRates:
     tiered_calls: float
     contention: float
     send_byte: float = 0.0
+    burst_byte: float = 0.0
 
     @classmethod
     def of(cls, hardware: Hardware, num_threads: int | None = None) -> HardwareRates:
@@ -140,6 +145,15 @@ class HardwareRates:
             tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
             contention=select(hardware, "contention")[0].value,
         )
+
+    def behind(self, cache_bytes: float, num_runs: int = NUM_RUNS) -> HardwareRates:
+        """With the buffers of caches of so many bytes in all.
+
+        Rows are read by as many as the staging buffer holds, each time from every run file; what a burst of reads
+        costs beside its reads thus counts for each byte of a record: ``burst_byte``.
+        """
+        staging = Buffers.of(int(cache_bytes)).staging_bytes
+        return replace(self, burst_byte=num_runs * self.read_burst / staging)
 
 
 def select(hardware: Hardware, what: str, **arguments: Any) -> list[Measurement]:
