@@ -236,7 +236,7 @@ def test_identity_costs_nothing():
 def test_memory_is_what_is_stated():
     order = Order.of(10**6, np.arange(10**5), np.roll(np.arange(10**5), 1))
     assert Places([order]).memory_bytes == pytest.approx(order.memory_bytes, rel=0.001)
-    assert order.memory_bytes == 32 * 10**5
+    assert order.memory_bytes == 24 * 10**5
 
 
 def test_ranges_of_rows_come_in_order_of_place():

@@ -8,8 +8,8 @@
 
 namespace hotrow {
 
-/// A sparse permutation of [0, num_rows): numbers that it does not name stay as they are. Open addressing, half full, 8
-/// bytes an entry: 16 bytes a moved row. Reading is thread-safe.
+/// A sparse permutation of [0, num_rows): numbers that it does not name stay as they are. Open addressing, two thirds
+/// full, 8 bytes an entry: 12 bytes a moved row. Reading is thread-safe.
 class OrderMap {
  public:
   /// from[i] becomes to[i]. Throws std::invalid_argument if the two differ in length, a number is outside the table, is

@@ -58,10 +58,7 @@ class CommittedRows:
             table.name: table for table in (_table_of(entry, self.where) for entry in manifest.tables)
         }
         self._index = {name: index for index, name in enumerate(self.tables)}
-        orders = committed_orders(Path(path), manifest)
-        self._layout = [
-            _layout_of(t, d, orders.get(t.name)) for t, d in zip(self.tables.values(), manifest.tables)
-        ]
+        self._layout = layouts_of(manifest, committed_orders(Path(path), manifest), self.where)
         self.order_ids = {table.name: table.order_id for table in self._layout}
         self._places = Places.of(self._layout)
         self._store: Store = open_for_reading(Path(path), self._layout, _STAGING_BYTES)
@@ -94,6 +91,15 @@ class CommittedRows:
 
     def close(self) -> None:
         self._store.close()
+
+
+def layouts_of(manifest: CommitManifest, orders: Mapping[str, Order], where: str) -> list[TieredTable]:
+    """The tables of a commit as a store takes them, without slots. orders: of those that are in another than identity.
+
+    Raises FormatError, beginning with ``where``.
+    """
+    tables = [_table_of(entry, where) for entry in manifest.tables]
+    return [_layout_of(t, d, orders.get(t.name)) for t, d in zip(tables, manifest.tables)]
 
 
 def _table_of(entry: Mapping[str, Any], where: str) -> CommittedTable:

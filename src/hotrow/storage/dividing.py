@@ -13,6 +13,7 @@ from hotrow.core import DataType, EmbeddingConfig
 from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.optim import Optimizer
+from hotrow.orders import Order
 from hotrow.plans import Plan
 from hotrow.storage.budget import CACHE_SLOT_BYTES, ROW_ID_BYTES, SPARED_BYTES, capacity_for, slots_within
 from hotrow.storage.choosing import MAX_LOOKUPS, CacheChoice, Window, choose_cache, find_stream
@@ -27,15 +28,22 @@ _STEPS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 @dataclass(frozen=True)
 class _Cached:
-    """A table that does not fit its part: its window and what a slot costs."""
+    """A table that does not fit its part: its window, what a slot costs, and what its order takes."""
 
     table: EmbeddingConfig
     window: Window
     slot_bytes: int
+    order_bytes: int
 
     def slots(self, capacity_bytes: int) -> int:
         num_rows = self.table.num_embeddings
-        return slots_within(self.table.name, capacity_bytes, num_rows, num_rows, self.slot_bytes)
+        return slots_within(
+            self.table.name, capacity_bytes, num_rows, num_rows, self.slot_bytes, 0, self.order_bytes
+        )
+
+    def capacity(self, num_slots: int) -> int:
+        """The least bytes that give so many slots."""
+        return capacity_for(num_slots, self.table.num_embeddings, self.slot_bytes, 0, self.order_bytes)
 
     def lengthened(self, num_pinned: int) -> int:
         """A prefix with what its slots take less than others put into more of it; the others stay as they are."""
@@ -44,8 +52,7 @@ class _Cached:
 
     def reads(self, capacity_bytes: int) -> float | None:
         """Rows that LRU reads a batch; None if batches do not fit."""
-        least = capacity_for(self.window.room, self.table.num_embeddings, self.slot_bytes)
-        if capacity_bytes < least:
+        if capacity_bytes < self.capacity(self.window.room):
             return None
         found = self.window.rows_read_per_lookup("lru", 0, self.slots(capacity_bytes), 0)
         return None if found is None else found * self.window.num_lookups / self.window.num_batches
@@ -60,19 +67,23 @@ def choose_plan(
     look_ahead: int = 2,
     order_is_new: bool = False,
     max_lookups: int = MAX_LOOKUPS,
+    orders: Mapping[str, Order] | None = None,
 ) -> Plan:
     """A plan for a DRAM budget by a window of earlier batches (the first ``MAX_BATCHES`` at most are taken).
 
     As ``Plan.within``: tables that take less than an equal share stay whole in DRAM. Those on SSD divide what is left
     equally, or by what another slot spares each of them if that reads fewer rows in the window; each gets the policy,
-    prefix and size that ``choose_cache`` finds. ``notes["caches"]`` has the numbers of every choice. Options: see
-    ``Window``. Raises ConfigError for a window of less than two batches, BudgetTooSmall as the collection would.
+    prefix and size that ``choose_cache`` finds. ``notes["caches"]`` has the numbers of every choice. orders: which
+    places the tables' rows have, where not those of their ids; the plan is in them. Options: see ``Window``. Raises
+    ConfigError for a window of less than two batches, BudgetTooSmall as the collection would.
     """
-    simple = Plan.within(tables, dram_bytes, optimizer)
+    orders = orders or {}
+    order_ids = {name: order.order_id for name, order in orders.items()}
+    simple = Plan.within(tables, dram_bytes, optimizer).with_orders(order_ids)
     names = [table.name for table in tables if simple.tables[table.name].cache is not None]
     if not names:
         return simple
-    lookups = _lookups(tables, names, batches)
+    lookups = _lookups(tables, names, batches, orders)
 
     def window(name: str) -> Window:
         return Window(
@@ -83,7 +94,9 @@ def choose_plan(
         )
 
     asked = [table for table in tables if table.name in lookups]
-    cached = [_Cached(table, window(table.name), _slot_bytes(table, optimizer)) for table in asked]
+    cached = [
+        _Cached(t, window(t.name), _slot_bytes(t, optimizer), _order_bytes(orders, t.name)) for t in asked
+    ]
     shares = {c.table.name: _capacity(simple, c.table.name) for c in cached}
     streams = _keep_streams_small(cached, shares)
     shares |= _divide([c for c in cached if c.table.name not in streams], shares)
@@ -92,7 +105,7 @@ def choose_plan(
     choices: dict[str, Any] = dict.fromkeys(simple.tables, "dram")
     for name in names:  # also those that the window does not ask for, or whose batches do not fit
         choices[name] = _choice(chosen.get(name), shares.get(name, _capacity(simple, name)))
-    plan = Plan.manual(choices, tables)
+    plan = Plan.manual(choices, tables).with_orders(order_ids)
     return replace(plan, notes={"caches": {name: choice.to_json() for name, choice in chosen.items()}})
 
 
@@ -123,6 +136,10 @@ def _choice(chosen: CacheChoice | None, capacity_bytes: int) -> dict[str, Any]:
     return {"cache": cache}
 
 
+def _order_bytes(orders: Mapping[str, Order], table: str) -> int:
+    return orders[table].memory_bytes if table in orders else 0
+
+
 def _slot_bytes(table: EmbeddingConfig, optimizer: Optimizer | None) -> int:
     state = 0 if optimizer is None else optimizer.state_bytes_per_row(table.embedding_dim)
     row_id = ROW_ID_BYTES if table.data_type is DataType.BF16 else 0
@@ -130,16 +147,22 @@ def _slot_bytes(table: EmbeddingConfig, optimizer: Optimizer | None) -> int:
 
 
 def _lookups(
-    tables: Sequence[EmbeddingConfig], names: Sequence[str], batches: Iterable[KeyedJaggedTensor]
+    tables: Sequence[EmbeddingConfig],
+    names: Sequence[str],
+    batches: Iterable[KeyedJaggedTensor],
+    orders: Mapping[str, Order],
 ) -> Mapping[str, list[Ids]]:
-    """Ids of each batch for the tables of these names, in the order of their features."""
+    """Places of each batch for the tables of these names, in the order of their features."""
     wanted = [table for table in tables if table.name in names]
     found: dict[str, list[Ids]] = {table.name: [] for table in wanted}
     num_kept = 0
     for batch in islice(batches, MAX_BATCHES):
         for table in wanted:
             ids = [batch[feature].values().numpy() for feature in table.feature_names]
-            found[table.name].append(np.concatenate(ids).astype(np.int64) if ids else np.empty(0, np.int64))
+            places = np.concatenate(ids).astype(np.int64) if ids else np.empty(0, np.int64)
+            if table.name in orders:
+                places = orders[table.name].places_of(places).astype(np.int64)
+            found[table.name].append(places)
             num_kept += len(found[table.name][-1])
         if num_kept >= MAX_WINDOW_LOOKUPS:
             break
@@ -153,7 +176,7 @@ def _keep_streams_small(cached: Sequence[_Cached], shares: dict[str, int]) -> se
     streams = {c.table.name: c for c in cached if find_stream(c.window, c.slots(shares[c.table.name]))}
     others = [c.table.name for c in cached if c.table.name not in streams]
     for name, stream in streams.items():
-        least = capacity_for(stream.window.room, stream.table.num_embeddings, stream.slot_bytes)
+        least = stream.capacity(stream.window.room)
         spared = max(0, shares[name] - least)
         shares[name] -= spared
         for other in others:
@@ -192,7 +215,7 @@ def _divide(cached: Sequence[_Cached], shares: Mapping[str, int]) -> dict[str, i
 
 def _curve(cached: _Cached, share: int) -> list[tuple[int, float]]:
     """(bytes, rows read a batch) at ``_STEPS`` of a share, from the least that batches fit into."""
-    whole = capacity_for(cached.table.num_embeddings, cached.table.num_embeddings, cached.slot_bytes)
+    whole = cached.capacity(cached.table.num_embeddings)
     points = [min(int(share * step), whole) for step in _STEPS]
     found = [(size, reads) for size in sorted(set(points)) if (reads := cached.reads(size)) is not None]
     return found

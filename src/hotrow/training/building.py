@@ -113,7 +113,7 @@ class Model:
 
     def table_entries(self) -> tuple[TableEntry, ...]:
         """The tables as a checkpoint names them."""
-        orders = {feature.name: feature.order_id for feature in self.columns.features}
+        orders = self.embeddings.order_ids()
         return tuple(TableEntry.of(table, orders[table.name]) for table in self.tables)
 
     def set_lr_factor(self, factor: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from hotrow.errors import ConfigError
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.models import DCNv2Config, DLRMConfig
 from hotrow.optim import OPTIMIZERS, Optimizer
+from hotrow.orders import Order
 from hotrow.plans import Plan
 from hotrow.storage import choose_plan
 
@@ -100,18 +101,22 @@ class StorageConfig:
         tables: Sequence[EmbeddingConfig],
         optimizer: Optimizer,
         batches: Iterable[KeyedJaggedTensor],
+        orders: Mapping[str, Order] | None = None,
     ) -> Plan | None:
         """The plan for these tables; None for all in memory.
 
-        batches: the data's first, read if ``policy`` asks for them. Raises ConfigError, FormatError, PlanInfeasible.
+        batches: the data's first, read if ``policy`` asks for them. orders: of tables whose rows are not at the place
+        of their id; a plan's file must be in them. Raises ConfigError, FormatError, PlanInfeasible.
         """
         if self.plan is not None:
             return Plan.load(self.plan)
         if self.dram is None:
             return None
         if self.policy == "auto":
-            return choose_plan(tables, self.dram, optimizer, batches, look_ahead=self.look_ahead)
-        return Plan.within(tables, self.dram, optimizer, self.policy)
+            ahead = self.look_ahead
+            return choose_plan(tables, self.dram, optimizer, batches, look_ahead=ahead, orders=orders)
+        plan = Plan.within(tables, self.dram, optimizer, self.policy)
+        return plan.with_orders({name: order.order_id for name, order in (orders or {}).items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,10 +34,11 @@ def opened_for_export(path: str | Path, *, with_optimizer: bool = False) -> Iter
     ``optimizer.step``. Raises FormatError, StorageError.
     """
     with StartFrom(source=str(path)).opened(Path()) as start:
-        for table in start.manifest.tables if start.manifest is not None else ():
-            if table.order_id != IDENTITY_ORDER:
+        features = {} if start.manifest is None else start.manifest.dataset.get("features", {})
+        for name, feature in features.items():
+            if feature["order_id"] != IDENTITY_ORDER:  # of the ids in the data, not of the tables' places
                 raise FormatError(
-                    f"{start.rows.where}: table {table.name!r} has order_id {table.order_id!r}; only "
+                    f"{start.rows.where}: the ids of feature {name!r} are in order {feature['order_id']!r}; only "
                     f"{IDENTITY_ORDER!r} can be exported"
                 )
         step = start.manifest.step if start.manifest is not None else start.rows.step

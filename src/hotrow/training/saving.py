@@ -13,7 +13,9 @@ from hotrow.checkpoint import ArrayReader, CheckpointManifest, CheckpointRows, d
 from hotrow.config import to_dict
 from hotrow.document import take
 from hotrow.errors import FormatError
+from hotrow.orders import Order
 from hotrow.storage import MANIFEST_FILE as ROWS_MANIFEST
+from hotrow.storage import CommitManifest, committed_orders
 from hotrow.training.building import Columns, Model
 from hotrow.training.config import FREE_KEYS, RunConfig
 from hotrow.training.optimization import load_optimizer_arrays, optimizer_arrays
@@ -46,6 +48,11 @@ def rows_commit(checkpoint: Path) -> Path | None:
     """The commit of rows on SSD in a checkpoint; None if its rows are arrays."""
     directory = checkpoint / ROWS_DIRECTORY
     return directory if (directory / ROWS_MANIFEST).is_file() else None
+
+
+def rows_orders(commit: Path) -> dict[str, Order]:
+    """The orders of the tables of such a commit, but for those in identity order."""
+    return committed_orders(commit, CommitManifest.load(commit / ROWS_MANIFEST))
 
 
 def make_manifest(

@@ -18,13 +18,13 @@ from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch, KeyedJaggedTensor
 from hotrow.plans import Plan
-from hotrow.tracing import Tracer
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.building import Columns, Placement, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
 from hotrow.training.faults import bad_loss
 from hotrow.training.history import History
+from hotrow.training.measuring import WARM_UP, PartTimes, measured, save_measured
 from hotrow.training.optimization import lr_factor
 from hotrow.training.progress import Progress, Silence
 from hotrow.training.saving import (
@@ -34,6 +34,7 @@ from hotrow.training.saving import (
     make_manifest,
     rows_commit,
     rows_of,
+    rows_orders,
 )
 from hotrow.training.starting import (
     Inheritance,
@@ -82,6 +83,7 @@ class TrainingResult:
     seconds: float
     samples_per_second: float
     metrics: Mapping[str, Any]
+    measured: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = dict(self.__dict__)
@@ -109,7 +111,7 @@ class Trainer:
         self.start_from = start_from
         self.inherited: Inheritance | None = None
         self.config, self.data_dir, self.run_dir = config, data_dir, Path(run_dir)
-        self.trace, self.tracer = trace, Tracer(enabled=trace is not None)
+        self.trace, self.tracer = trace, PartTimes(enabled=trace is not None)
         if trace is not None and not Path(trace).absolute().parent.is_dir():
             raise ConfigError(f"{trace}: there is no such directory to write the trace into; make it first")
         self.progress = progress or Silence()
@@ -187,7 +189,7 @@ class Trainer:
         window = self._window(loader)
         try:
             with self.progress:
-                self._run_steps(window, checkpoints, history)
+                found = self._run_steps(window, checkpoints, history)
                 checkpoint = self._finish(window, checkpoints, history)
                 if self.remote is not None:
                     self.remote.wait()
@@ -204,6 +206,7 @@ class Trainer:
             seconds=time.perf_counter() - begin,
             samples_per_second=trained / self._train_seconds if self._train_seconds > 0 else 0.0,
             metrics=self.state.metrics,
+            measured=found,
         )
 
     def _count_steps(self) -> int:
@@ -256,9 +259,14 @@ class Trainer:
         if not config.storage.is_tiered and commit is None:
             return None
         tables = build_tables(self.columns.features, config.embeddings)
-        plan = config.storage.make_plan(tables, config.sparse_optimizer.build(), self._first_lookups())
+        orders = {} if commit is None else rows_orders(commit)
+        optimizer = config.sparse_optimizer.build()
+        plan = config.storage.make_plan(tables, optimizer, self._first_lookups(), orders)
+        if plan is None:
+            order_ids = {name: order.order_id for name, order in orders.items()}
+            plan = Plan.in_memory(tables).with_orders(order_ids)
         directory = Path(config.storage.dir) if config.storage.dir else self.run_dir / "rows"
-        return Placement(plan=plan or Plan.in_memory(tables), storage_dir=directory, from_commit=commit)
+        return Placement(plan=plan, storage_dir=directory, from_commit=commit)
 
     def _first_lookups(self) -> Iterator[KeyedJaggedTensor]:
         """What a run from the start looks up."""
@@ -283,13 +291,21 @@ class Trainer:
         prefetch = embeddings.prefetch if self.model.is_tiered else None
         return Window(endless(loader), loader.state_dict, prefetch, size, self.tracer)
 
-    def _run_steps(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> None:
+    def _run_steps(
+        self, window: Window, checkpoints: CheckpointDirectory, history: History
+    ) -> dict[str, Any]:
+        """All steps; what they took, which is also written into the run's directory."""
         config, state = self.config, self.state
         self._begin_training_bar()
+        first_counted = state.step + (self.num_steps - state.step) // WARM_UP
+        read_before: Mapping[str, int] = {}
         while state.step < self.num_steps:
             begin = time.perf_counter()
-            batch = window.next(self.num_steps - state.step)
-            loss = self._step(batch)
+            if state.step == first_counted:
+                read_before = self.model.embeddings.rows_read()
+            with self.tracer.step(counts=state.step >= first_counted):
+                batch = window.next(self.num_steps - state.step)
+                loss = self._step(batch)
             state.step += 1
             state.num_samples += batch.num_samples
             state.loss_sum += loss
@@ -300,6 +316,9 @@ class Trainer:
             self.progress.advance(batch.num_samples, f"loss {self._last_loss:.5f}")
             if state.step < self.num_steps:
                 self._between_steps(window, checkpoints, history)
+        found = measured(self.tracer, self.model.plan, read_before, self.model.embeddings.rows_read())
+        save_measured(self.run_dir, found)
+        return found
 
     def _between_steps(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> None:
         config, step = self.config, self.state.step

@@ -46,7 +46,7 @@ def load_model(path: str | Path) -> LoadedModel:
     """
     directory, manifest = open_checkpoint(path)
     config = parse(RunConfig, manifest.config, str(directory))
-    columns = _columns_of(manifest)
+    columns = columns_of(manifest)
     placement = _placement(directory, manifest, config, columns)
     model = build(config, columns, for_training=False, placement=placement)
     load_arrays(model, directory, manifest, for_training=False)
@@ -60,17 +60,19 @@ def _placement(
     commit = rows_commit(directory)
     if commit is None:
         return None
-    plan = manifest.plan or Plan.in_memory(build_tables(columns.features, config.embeddings))
+    in_memory = Plan.in_memory(build_tables(columns.features, config.embeddings))
+    plan = manifest.plan or in_memory.with_orders({t.name: t.order_id for t in manifest.tables})
     return Placement(plan=plan, storage_dir=None, from_commit=commit)
 
 
-def _columns_of(manifest: CheckpointManifest) -> Columns:
+def columns_of(manifest: CheckpointManifest) -> Columns:
+    """The columns that a checkpoint's model was built for."""
     entries = manifest.dataset["features"]
     features = tuple(
         FeatureInfo(
             name=table.name,
             num_rows=table.num_embeddings,
-            order_id=table.order_id,
+            order_id=entries[table.name]["order_id"],
             vocabulary_id=entries[table.name]["vocabulary_id"],
         )
         for table in manifest.tables
