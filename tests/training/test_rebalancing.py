@@ -334,7 +334,7 @@ def test_a_disk_without_room_is_refused_before_anything(
     assert error.value.exit_code == 2 and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_at_any_instant_nothing_half_done_stays(
     how: signal.Signals, dataset: Path, before: Path, tmp_path: Path
