@@ -8,6 +8,7 @@ its rows, ``lump`` more on that one; on that sums over tables, the search and th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -419,11 +420,19 @@ class _Rest:
 
 
 def all_candidates(
-    tables: Sequence[EmbeddingConfig], statistics: Mapping[str, TableStatistics], setting: Setting
+    tables: Sequence[EmbeddingConfig],
+    statistics: Mapping[str, TableStatistics],
+    setting: Setting,
+    deadline: float = np.inf,
 ) -> tuple[Candidates, NDArray[np.int64]]:
-    """Candidates of all tables, and where those of each begin, and the end. [tables + 1]"""
+    """Candidates of all tables, and where those of each begin, and the end. [tables + 1]
+
+    From ``time.monotonic()`` of the deadline on, tables get the least number of them.
+    """
     parts, sizes = list[Candidates](), list[NDArray[np.int64]]()
     for begin in range(0, len(tables), _TABLES_AT_ONCE):
+        if time.monotonic() > deadline:
+            setting = replace(setting, num_sizes=2, num_prefixes=1)
         some = tables[begin : begin + _TABLES_AT_ONCE]
         found, counts = _some_candidates(some, statistics, setting)
         parts.append(found)

@@ -122,7 +122,8 @@ def plan(
     statistics, remarks = read_profile(tables, profile)
     _check_options(objective, latency_seconds, profile, batch_size, look_ahead, world_size)
     remarks += _check_machine(hardware)
-    rates = HardwareRates.of(hardware)
+    budget_bytes = _budget(budget, hardware, world_size)
+    rates = HardwareRates.of(hardware).behind(min(budget_bytes["dram"]))
     samples = batch_size or profile.batch_size
     fixed = dense or FixedCosts(other_seconds=rates.step_calls)
     if isinstance(fixed, nn.Module):
@@ -133,7 +134,7 @@ def plan(
         statistics=statistics,
         rates=rates,
         fixed=fixed,
-        budget_bytes=_budget(budget, hardware, world_size),
+        budget_bytes=budget_bytes,
         objective=objective,
         optimizer=optimizer or RowWiseAdagrad(),
         batch_size=samples,
@@ -155,7 +156,9 @@ def search_plan(
     """The plan of a task, checked."""
     begin = time.monotonic() if begin is None else begin
     setting = task.setting()
-    candidates, starts = all_candidates(task.tables, task.statistics, setting)
+    half = np.inf if seconds is None else begin + 0.5 * seconds
+    candidates, starts = all_candidates(task.tables, task.statistics, setting, half)
+    is_whole = time.monotonic() <= half
     problem = Problem(
         base=candidates.base,
         lump=candidates.lump,
@@ -174,6 +177,7 @@ def search_plan(
     made = Plan(tables=tables, world_size=task.world_size)
     used = check(made, task.tables, task.budget_bytes, task.optimizer, needs=_needs(task, setting, chosen),
                  is_training=setting.is_training)  # fmt: skip
+    found = replace(found, is_complete=found.is_complete and is_whole)
     planner = _notes(task, problem, candidates, found, used, begin)
     return replace(made, notes={"planner": planner | dict(notes or {})})
 

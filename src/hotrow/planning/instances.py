@@ -88,7 +88,7 @@ def many_tables(num_tables: int, world_size: int, share: float = 0.2) -> Instanc
     """A large mixed model, for planning times: ``share`` of its bytes is there as DRAM, over all ranks."""
     family = Family(
         f"many-{num_tables}-{world_size}", (num_tables, num_tables), (1e3, 4e6), (16, 32, 64, 128), (1, 80),
-        (0.4, 1.2), (world_size,), (share,), 1,
+        (0.4, 1.2), (world_size,), (share,), 1, batch_size=max(16, 2048 // max(8, world_size)),
     )  # fmt: skip
     return _instance(family, 0)
 
@@ -163,9 +163,9 @@ def zipf_profile(
         place_curve=curve,
         place_curve_late=curve,
         miss_curves=tuple(
-            _miss_curve(policy, prefix, cuts, sizes, mass * (1 - scanned), lookups, scanned, length)
+            curve
             for prefix in prefixes
-            for policy in ("lru", "wtinylfu")
+            for curve in _miss_curves(prefix, cuts, sizes, mass * (1 - scanned), lookups, scanned, length)
         ),
         uniques_per_batch=tuple((float(b), u) for b, u in zip(batches, uniques)),
         pooling=((float(ids_per_bag), 1.0),),
@@ -189,9 +189,9 @@ def _distinct(sizes: Floats, heat: Floats, lookups: float) -> float:
     return float((sizes * -np.expm1(-heat * lookups)).sum())
 
 
-def _miss_curve(
-    policy: str, prefix: int, cuts: Floats, sizes: Floats, mass: Floats, lookups: float, scanned: float, length: int
-) -> MissCurve:  # fmt: skip
+def _miss_curves(
+    prefix: int, cuts: Floats, sizes: Floats, mass: Floats, lookups: float, scanned: float, length: int
+) -> list[MissCurve]:
     """Che's approximation, batch by batch; what is scanned is read until the slots hold it all."""
     beyond = np.clip(np.minimum(sizes, cuts - prefix), 0, None)
     heat = mass / sizes
@@ -203,13 +203,17 @@ def _miss_curve(
     if scanned:
         slots = np.unique(np.concatenate((slots, [length * 0.999, length * 1.001]))).round()
     rows = np.interp(slots, held, read)
-    if policy == "wtinylfu":
-        rows *= 1 - 0.15 * np.sin(np.pi * np.clip(slots / max(num_beyond, 1.0), 0, 1) ** 0.3)
-        rows += scanned * np.clip(1 - slots / max(length, 1), 0, 1)
-    else:
-        rows += scanned * (slots < length)
-    rows = np.minimum.accumulate(np.clip(rows, 0, 1))
-    return MissCurve(policy=policy, num_pinned_rows=prefix, points=_curve(slots, rows))
+    lru = rows + scanned * (slots < length)
+    frequent = rows * (1 - 0.15 * np.sin(np.pi * np.clip(slots / max(num_beyond, 1.0), 0, 1) ** 0.3))
+    frequent += scanned * np.clip(1 - slots / max(length, 1), 0, 1)
+    return [
+        MissCurve(
+            policy=policy,
+            num_pinned_rows=prefix,
+            points=_curve(slots, np.minimum.accumulate(np.clip(reads, 0, 1))),
+        )
+        for policy, reads in (("lru", lru), ("wtinylfu", frequent))
+    ]
 
 
 def reference_hardware() -> Hardware:

@@ -26,8 +26,8 @@ SCORE_WEIGHT = 0.02
 POOL = 4000
 PAIRS = 320
 MAX_ROUNDS = 400
-MAX_REBUILT, REBUILT_TABLES = 4000, 400
-"""Times that a few tables are taken out and put back, and for how many tables."""
+MAX_REBUILT, REBUILT_EACH, REBUILT_TABLES = 4000, 120, 400
+"""Times that a few tables are taken out and put back: in all, for each table; and for how many tables."""
 LUMPS = (0.5, 0.25, 0.1, 0.03)
 """Shares of a rank that are tried as the most of what it owns of one table."""
 GOOD_ENOUGH = 1e-3
@@ -147,7 +147,8 @@ class LocalSearch:
         """A solution with some tables taken out and put back, many times."""
         if self.is_over(best):
             return best
-        rounds = MAX_REBUILT if self.problem.num_tables <= REBUILT_TABLES else 0
+        num_tables = self.problem.num_tables
+        rounds = min(MAX_REBUILT, REBUILT_EACH * num_tables) if num_tables <= REBUILT_TABLES else 0
         found = Rebuilder(self.problem, self.dual, self.seed, self.deadline, GOOD_ENOUGH).run(best, rounds)
         if rounds and found.is_better_than(best):
             found = self.polish(found.choice, found.owner)

@@ -1,0 +1,196 @@
+"""hr.plan: complete plans within the budget, what they predict, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from planner_cases import small_model, this_hardware
+
+import hotrow as hr
+from hotrow.core import Tier
+from hotrow.errors import ConfigError, PlanInfeasible
+from hotrow.planning import check
+from hotrow.planning.instances import reference_hardware
+from hotrow.planning.statistics import TableStatistics
+from hotrow.plans import table_bytes
+
+OPTIMIZER = hr.optim.RowWiseAdagrad()
+
+
+def plan(tables: Any, profile: Any, dram: Any, **options: Any) -> hr.Plan:
+    options = {"seconds": 20.0, **options}
+    return hr.plan(tables, profile, this_hardware(), budget={"dram": dram, "ssd": "10GiB"}, **options)
+
+
+def test_all_in_memory_where_it_fits() -> None:
+    tables, profile = small_model()
+    found = plan(tables, profile, "1GiB")
+    assert all(table.cache is None for table in found.tables.values())
+    notes = found.notes["planner"]
+    assert notes["bound"]["gap"] <= 1e-3
+    assert notes["used_bytes"]["dram"] == [sum(table_bytes(t, OPTIMIZER) for t in tables)]
+    assert notes["used_bytes"]["ssd"] == [0]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.1])
+def test_within_the_budget_with_a_small_gap_and_notes(share: float) -> None:
+    tables, profile = small_model()
+    budget = int(share * sum(table_bytes(t, OPTIMIZER) for t in tables))
+    found = plan(tables, profile, budget)
+    notes = found.notes["planner"]
+    assert 0 < notes["used_bytes"]["dram"][0] <= budget
+    assert notes["bound"]["gap"] <= 0.01
+    assert notes["bound"]["step_seconds"] <= notes["predicted"]["step_seconds"]
+    assert notes["prices"]["dram"] >= 0 and notes["search"]["is_complete"]
+    assert set(notes["tables"]) == {t.name for t in tables}
+    for name, table in notes["tables"].items():
+        assert 0 <= table["hit_rate"] <= 1 and table["why"]
+        assert table["rows_read_per_step"] <= table["distinct_per_step"] * 1.001, name
+    again = hr.Plan.from_json(found.to_json())
+    assert again.tables == found.tables
+    assert "why" in str(found.notes) and found.explain()
+
+
+@pytest.mark.slow
+def test_more_memory_is_never_slower() -> None:
+    tables, profile = small_model()
+    total = sum(table_bytes(t, OPTIMIZER) for t in tables)
+    steps = [
+        plan(tables, profile, int(total * share)).notes["planner"]["predicted"]["step_seconds"]
+        for share in (0.1, 0.2, 0.4, 1.1)
+    ]
+    assert all(b <= a * 1.002 for a, b in zip(steps, steps[1:]))
+
+
+@pytest.mark.slow
+def test_deterministic() -> None:
+    tables, profile = small_model()
+    assert plan(tables, profile, "8MiB").tables == plan(tables, profile, "8MiB").tables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_have_owners_and_budgets(world_size: int) -> None:
+    tables, profile = small_model((100_000, 80_000, 30_000, 1_000))
+    found = plan(tables, profile, "12MiB", world_size=world_size)
+    notes = found.notes["planner"]
+    assert len(notes["used_bytes"]["dram"]) == world_size
+    assert max(notes["used_bytes"]["dram"]) <= 12 << 20
+    kinds = {segment.owner.kind for table in found.tables.values() for segment in table.segments}
+    assert kinds & {"stripe", "rank"}
+
+
+def test_budgets_by_rank() -> None:
+    tables, profile = small_model((100_000, 80_000, 1_000))
+    sizes = [20 << 20, 8 << 20]
+    found = plan(tables, profile, sizes, world_size=2)
+    used = found.notes["planner"]["used_bytes"]["dram"]
+    assert used[0] <= sizes[0] and used[1] <= sizes[1]
+
+
+def test_serving_has_no_update_and_keeps_a_latency() -> None:
+    tables, profile = small_model()
+    found = plan(tables, profile, "8MiB", objective="serve", look_ahead=0)
+    parts = found.notes["planner"]["predicted"]["parts"]
+    assert "update" not in parts and parts["forward"] > 0
+    with pytest.raises(PlanInfeasible, match="latency"):
+        plan(tables, profile, "8MiB", objective="serve", look_ahead=0, latency_seconds=1e-6)
+
+
+def test_a_budget_that_holds_no_legal_plan_names_need_have_gap_and_remedy() -> None:
+    tables, profile = small_model()
+    with pytest.raises(PlanInfeasible) as raised:
+        plan(tables, profile, "100KiB")
+    text = str(raised.value)
+    need = int(text.split("needs ")[1].split()[0])
+    assert f"has {100 << 10}" in text and f"{need - (100 << 10)} too few" in text and "'t0'" in text
+    assert "give dram" in text and "\n" not in text
+    enough = int(text.split("give dram ")[1].split(",")[0])
+    assert plan(tables, profile, enough).notes["planner"]["used_bytes"]["dram"][0] <= enough
+
+
+def test_profiles_that_do_not_fit_the_model() -> None:
+    tables, profile = small_model()
+    fewer = replace(profile, tables={"t0": profile.tables["t0"]})
+    with pytest.raises(ConfigError, match=r"'t1', 't2' are not in the profile"):
+        plan(tables, fewer, "1GiB")
+    found = plan(tables[:2], profile, "1GiB")
+    assert "'t2'" in found.notes["planner"]["remarks"][0]
+    beyond = replace(profile, tables={**profile.tables, "t1": replace(profile.tables["t1"], num_rows=60_000)})
+    with pytest.raises(ConfigError, match=r"ids 50000 to 59999 are beyond"):
+        plan(tables, beyond, "1GiB")
+    with pytest.raises(ConfigError, match="is empty"):
+        plan(tables, replace(profile, num_samples=0), "1GiB")
+    silent = {name: replace(table, num_lookups=0) for name, table in profile.tables.items()}
+    with pytest.raises(ConfigError, match="no lookups"):
+        plan(tables, replace(profile, tables=silent), "1GiB")
+
+
+def test_options_that_cannot_be() -> None:
+    tables, profile = small_model()
+    for options, text in (
+        ({"objective": "speed"}, "objective"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"latency_seconds": 0.1}, "serve"),
+        ({"world_size": 0}, "world_size"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            plan(tables, profile, "1GiB", **options)
+    with pytest.raises(ConfigError, match="hbm"):
+        hr.plan(tables, profile, this_hardware(), budget={"hbm": 1})
+    with pytest.raises(ConfigError, match="2 ranks"):
+        plan(tables, profile, ["1GiB", "1GiB"])
+
+
+def test_hardware_of_another_machine_warns_with_both() -> None:
+    tables, profile = small_model()
+    with pytest.warns(UserWarning, match="another machine.*reference"):
+        found = hr.plan(tables, profile, reference_hardware(), budget={"dram": "1GiB"})
+    assert "another machine" in found.notes["planner"]["remarks"][0]
+
+
+def test_check_names_what_does_not_fit() -> None:
+    tables, profile = small_model()
+    found = plan(tables, profile, "8MiB")
+    budget = {"dram": [8 << 20], "ssd": [10 << 30]}
+    check(found, tables, budget, OPTIMIZER)
+    with pytest.raises(PlanInfeasible, match=r"dram of rank 0: the plan needs \d+ bytes.*too few"):
+        check(found, tables, {**budget, "dram": [1 << 20]}, OPTIMIZER)
+    with pytest.raises(PlanInfeasible, match="not in the"):
+        check(found, tables[:2], budget, OPTIMIZER)
+    name = next(n for n, table in found.tables.items() if table.cache is not None)
+    with pytest.raises(PlanInfeasible, match=f"'{name}', dram: its cache"):
+        check(found, tables, budget, OPTIMIZER, needs={name: 1 << 20})
+    hole = found.to_json()
+    hole["tables"]["t2"]["segments"][0]["end"] -= 5
+    with pytest.raises(PlanInfeasible, match=r"'t2'.*1995.*2000"):
+        hr.Plan.from_json(hole)
+
+
+def test_statistics_are_those_of_the_curves() -> None:
+    tables, profile = small_model()
+    of = profile.tables["t0"]
+    statistics = TableStatistics(200_000, of, profile.num_samples, profile.batch_size)
+    assert statistics.distinct(64) == pytest.approx(dict(of.uniques_per_batch)[64.0], rel=1e-6)
+    for curve in of.miss_curves:
+        for slots, reads in curve.points[4::5]:
+            found = statistics.reads_per_lookup(
+                curve.policy, np.array([float(curve.num_pinned_rows)]), np.array([slots]), 64
+            )
+            assert found[0] == pytest.approx(min(reads, found[0] + 1), rel=1e-6, abs=1e-9)
+    few, many = statistics.reads_per_lookup("lru", np.zeros(2), np.array([500.0, 50_000.0]), 64)
+    between = statistics.reads_per_lookup("lru", np.array([100.0]), np.array([500.0]), 64)[0]
+    assert many < few and 0 < between <= few * 1.001
+    pages = statistics.pages_per_step(np.zeros(1), np.array([500.0]), np.array([200.0]), 64, 30.0)[0]
+    assert 200 / 30 <= pages <= 200
+
+
+def test_rows_of_a_plan_in_ssd_only_behind_caches_that_hold_their_batches() -> None:
+    tables, profile = small_model()
+    found = plan(tables, profile, "6MiB")
+    for name, table in found.tables.items():
+        on_ssd = any(segment.tier is Tier.SSD for segment in table.segments)
+        assert on_ssd == (table.cache is not None), name
