@@ -287,7 +287,7 @@ def test_bad_input_is_named_and_leaves_nothing(
         ([before, *new, *data, "--last", "0.001"], "1 batches tell nothing"),
         ([before, *new, *data, "--dram", "lots"], "is no size"),
         ([before, *new, *data, "--dram", "1KiB"], "give it at least"),
-        ([before, *new, *data, "--dram", "1MiB", "--keep-plan"], "give one of them"),
+        ([before, *new, *data, "--dram", "1MiB", "--keep-plan"], "give one or the other"),
     ):
         assert run_cli(["rebalance", *map(str, arguments)]) == 2
         text = capsys.readouterr().err

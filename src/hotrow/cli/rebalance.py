@@ -32,6 +32,9 @@ def command(
     keep_plan: Annotated[
         bool, typer.Option("--keep-plan", help="Keep the sizes and policies of the run's plan.")
     ] = False,
+    hardware: Annotated[
+        Path | None, typer.Option(help="File of 'hotrow probe': plan for this machine with 'hotrow plan'.")
+    ] = None,
     min_gain: Annotated[
         float,
         typer.Option(metavar="SHARE", help="Rows read per step that a table's new order must spare."),
@@ -50,6 +53,7 @@ def command(
       hotrow train complete-journey --data data/cj --out runs/cj-2 --resume --plan runs/cj-2/plan.json
     """
     from hotrow.kernels import keep_freed_memory
+    from hotrow.measurements import Hardware
     from hotrow.training import Silence, TerminalProgress, rebalance
 
     keep_freed_memory()
@@ -61,6 +65,7 @@ def command(
         last=last,
         dram=dram,
         keep_plan=keep_plan,
+        hardware=None if hardware is None else Hardware.load(hardware),
         min_gain=min_gain,
         progress=progress,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,17 @@ class Heat:
     def batches(self) -> list[KeyedJaggedTensor]:
         """The last batches, in their order."""
         return list(self._kept)
+
+    def batches_in(self, orders: Mapping[str, Order]) -> Iterator[KeyedJaggedTensor]:
+        """The last batches with places instead of row ids."""
+        readers = {feature: name for name, table in self.tables.items() for feature in table.feature_names}
+        for batch in self._kept:
+            parts = []
+            keys = batch.keys()
+            for key in keys:
+                ids, order = batch[key].values(), orders.get(readers.get(key, ""))
+                parts.append(ids if order is None else torch.from_numpy(order.places_of(ids.numpy())))
+            yield KeyedJaggedTensor(keys, torch.cat(parts), lengths=batch.lengths())
 
     def counts(self, table: str) -> NDArray[np.int32]:
         """Accesses of every row ``[num_rows]``."""

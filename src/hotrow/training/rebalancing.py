@@ -32,9 +32,12 @@ from hotrow.embedding import lay_out, reorder_commit
 from hotrow.errors import ConfigError, DataError, StorageError
 from hotrow.files import Files
 from hotrow.jagged import Batch
+from hotrow.measurements import Hardware
 from hotrow.optim import Optimizer
 from hotrow.orders import MAP_BYTES_PER_ROW, Order
+from hotrow.planning import plan as make_plan
 from hotrow.plans import Plan, table_bytes
+from hotrow.profiling import profile
 from hotrow.storage import choose_plan
 from hotrow.training.batches import data_manifest, training_loader
 from hotrow.training.building import Columns, build_tables
@@ -71,6 +74,16 @@ class _Run:
         return self.config.sparse_optimizer.build()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What a new plan may be. See ``rebalance``."""
+
+    dram: str | int | None
+    keep_plan: bool
+    hardware: Hardware | None
+    min_gain: float
+
+
 @dataclass(kw_only=True)
 class _Choice:
     """A plan, the orders that it is for, and the rows that each table reads a step under it."""
@@ -92,6 +105,7 @@ def rebalance(
     last: float = 1.0,
     dram: str | int | None = None,
     keep_plan: bool = False,
+    hardware: Hardware | None = None,
     min_gain: float = MIN_GAIN,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -99,7 +113,8 @@ def rebalance(
 
     data_dir: whose split ``train`` tells the heat, by default the run's own data, of which the batches that are still
     to come count. last: the last share of them alone. dram: bytes that the new plan may use, those of the old one if
-    None. keep_plan: keep its sizes and policies. min_gain: share of the rows read per step that a table's new order
+    None. keep_plan: keep its sizes and policies. hardware: plan with ``hotrow.plan`` for this machine, instead of by
+    rows read alone. min_gain: share of the rows read per step that a table's new order
     must spare, judged on batches that it was not made from. If no order does, and no new plan, nothing is written and
     ``is_rebalanced`` is False.
 
@@ -111,12 +126,13 @@ def rebalance(
         raise ConfigError(f"last={last}; give a share above 0, and at most 1")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"{target}: exists already; give --out a new directory")
-    if keep_plan and dram is not None:
-        raise ConfigError(f"keep_plan, and dram={dram!r}: give one of them")
+    if keep_plan and (dram is not None or hardware is not None):
+        raise ConfigError("keep_plan, and dram or hardware for a new plan: give one or the other")
+    wish = _Wish(dram=dram, keep_plan=keep_plan, hardware=hardware, min_gain=min_gain)
     run = _open(checkpoint)
     with progress:
         heat = _measure(run, data_dir, last, progress)
-        before, after = _choose(run, heat, dram, keep_plan, min_gain)
+        before, after = _choose(run, heat, wish)
         facts = _facts(run, heat, before, after, target)
         if facts["is_rebalanced"]:
             _write(run, target, after, facts, progress)
@@ -190,20 +206,19 @@ def _batches(
 # -- orders and plan
 
 
-def _choose(
-    run: _Run, heat: Heat, dram: str | int | None, keep_plan: bool, min_gain: float
-) -> tuple[_Choice, _Choice]:
+def _choose(run: _Run, heat: Heat, wish: _Wish) -> tuple[_Choice, _Choice]:
     """What is now, and what shall be (the same if nothing pays): made from what is known, judged by what is not.
 
     A table gets a new order if with it, under the best of the plans in question, it reads less by ``min_gain`` than in
     its old order under the best of them: what planning anew gives without another order is none of its gain.
     """
     now = _judged(run, heat, run.plan, run.orders)
+    dram, min_gain = wish.dram, wish.min_gain
     budget = dram if dram is not None else _dram_bytes(run)
 
     def planned(orders: Mapping[str, Order]) -> list[_Choice]:
         kept = [_judged(run, heat, run.plan, orders)] if dram is None else []
-        return kept if keep_plan else [*kept, _replanned(run, heat, budget, orders)]
+        return kept if wish.keep_plan else [*kept, _replanned(run, heat, budget, orders, wish.hardware)]
 
     olds = planned(run.orders)
     least = {name: min(c.reads.get(name, 0.0) for c in olds) for name in run.plan.tables}
@@ -247,10 +262,17 @@ def _judged(run: _Run, heat: Heat, plan: Plan, orders: Mapping[str, Order]) -> _
     return _Choice(plan=plan, orders=orders, reads=reads)
 
 
-def _replanned(run: _Run, heat: Heat, budget: str | int, orders: Mapping[str, Order]) -> _Choice:
-    """The caches that these orders ask for within a budget."""
+def _replanned(
+    run: _Run, heat: Heat, budget: str | int, orders: Mapping[str, Order], hardware: Hardware | None
+) -> _Choice:
+    """What these orders ask for within a budget: the caches that read least, or the plan with the shortest step."""
     ahead = run.config.storage.look_ahead
-    plan = choose_plan(run.tables, budget, run.optimizer, heat.batches, look_ahead=ahead, orders=orders)
+    if hardware is None:
+        plan = choose_plan(run.tables, budget, run.optimizer, heat.batches, look_ahead=ahead, orders=orders)
+    else:
+        seen = profile(heat.batches_in(orders), tables=run.tables, look_ahead=ahead)
+        tables, optimizer = run.tables, run.optimizer
+        plan = make_plan(tables, seen, hardware, budget={"dram": budget}, optimizer=optimizer)
     return _judged(run, heat, plan, orders)
 
 
@@ -347,7 +369,7 @@ def _fill(run: _Run, directory: Path, choice: _Choice, progress: Progress) -> No
     tables = tuple(
         replace(table, order_id=choice.plan.tables[table.name].order_id) for table in run.manifest.tables
     )
-    with ArrayReader(run.path / DENSE_FILE) as reader:
+    with ArrayReader(run.path / DENSE_FILE, Files.of_machine()) as reader:
         dense = {name: reader.read(name) for name in reader.arrays}
     manifest = replace(run.manifest, tables=tables, plan=choice.plan, files=())
     CheckpointDirectory(directory / CHECKPOINTS).commit(
