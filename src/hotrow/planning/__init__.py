@@ -14,22 +14,35 @@ from hotrow.planning.dense import dense_costs
 from hotrow.planning.driver import plan
 from hotrow.planning.fingerprint import differences, read_fingerprint
 from hotrow.planning.hardware_rates import HardwareRates
+from hotrow.planning.instances import FAMILIES, Instance, instances, many_tables, reference_hardware
+from hotrow.planning.judging import Judged, judge
 from hotrow.planning.probe_machine import default_hardware, probe
+from hotrow.planning.rules import cached_kernel, hottest_first, uniform
 
 __all__ = [
+    "FAMILIES",
+    "Instance",
+    "Judged",
     "FixedCosts",
     "Form",
     "HardwareRates",
     "TableLoad",
+    "cached_kernel",
     "check",
     "default_hardware",
     "dense_costs",
     "differences",
+    "hottest_first",
+    "instances",
+    "judge",
+    "many_tables",
     "named_parts",
     "plan",
     "probe",
     "read_fingerprint",
+    "reference_hardware",
     "step_forms",
     "step_seconds",
     "sum_resources",
+    "uniform",
 ]

@@ -146,6 +146,20 @@ def plan(
     return search_plan(task, seconds, seed, begin, notes)
 
 
+def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Problem]:
+    """The candidates of all tables, and the problem of choosing among them."""
+    setting = task.setting()
+    candidates, starts = all_candidates(task.tables, task.statistics, setting, deadline)
+    return candidates, Problem(
+        base=candidates.base,
+        lump=candidates.lump,
+        is_owned=candidates.owner > STRIPE,
+        starts=starts,
+        limits=task.limits(setting.objective),
+        constants=setting.objective.constants,
+    )
+
+
 def search_plan(
     task: Task,
     seconds: float | None,
@@ -157,16 +171,8 @@ def search_plan(
     begin = time.monotonic() if begin is None else begin
     setting = task.setting()
     half = np.inf if seconds is None else begin + 0.5 * seconds
-    candidates, starts = all_candidates(task.tables, task.statistics, setting, half)
+    candidates, problem = problem_of(task, half)
     is_whole = time.monotonic() <= half
-    problem = Problem(
-        base=candidates.base,
-        lump=candidates.lump,
-        is_owned=candidates.owner > STRIPE,
-        starts=starts,
-        limits=task.limits(setting.objective),
-        constants=setting.objective.constants,
-    )
     explain_least(task, problem)
     left = None if seconds is None else max(seconds - (time.monotonic() - begin), 0.0)
     found = solve(problem, left, seed)
