@@ -41,13 +41,13 @@ std::span<const T> span_of(uintptr_t address, int64_t count) {
   return {pointer<const T>(address), static_cast<size_t>(count)};
 }
 
-/// (num_rows or 0, is_dense, max_events, batch_size)
-using Options = std::tuple<int64_t, bool, int64_t, int64_t>;
+/// (num_rows or 0, is_dense, max_events, batch_size, max_windows)
+using Options = std::tuple<int64_t, bool, int64_t, int64_t, int>;
 
 void construct(AccessCounters* self, const std::vector<Options>& tables, int64_t dense_bytes) {
   std::vector<profiling::TableOptions> options;
-  for (const auto& [num_rows, is_dense, max_events, batch_size] : tables) {
-    options.push_back({num_rows, is_dense, max_events, batch_size});
+  for (const auto& [num_rows, is_dense, max_events, batch_size, max_windows] : tables) {
+    options.push_back({num_rows, is_dense, max_events, batch_size, max_windows});
   }
   new (self) AccessCounters(options, dense_bytes);
 }
@@ -97,11 +97,12 @@ Array<uint32_t> take_head_sample(TableCounter& table) { return array_of(std::exc
 
 /// Begins of the groups of places, and lookups [window * groups + group].
 std::pair<Array<uint32_t>, Array<uint64_t>> place_windows(TableCounter& table) {
+  const size_t num_groups = table.windows.num_groups();
   std::vector<uint32_t> begins;
-  for (int group = 0; group < profiling::kNumGroups; ++group) begins.push_back(profiling::group_begin(group));
-  std::vector<uint64_t> counts = table.windows.counts();
-  counts.resize(static_cast<size_t>(table.windows.num_windows()) * profiling::kNumGroups);
-  return {array_of(std::move(begins)), array_of(std::move(counts))};
+  for (size_t group = 0; group < num_groups; ++group) begins.push_back(profiling::group_begin(static_cast<int>(group)));
+  const uint64_t* counts = table.windows.counts().data();
+  const size_t num_counts = static_cast<size_t>(table.windows.num_windows()) * num_groups;
+  return {array_of(std::move(begins)), array_of(std::vector<uint64_t>(counts, counts + num_counts))};
 }
 
 Array<uint32_t> row_hashes(uintptr_t rows, int64_t count, uint32_t seed) {

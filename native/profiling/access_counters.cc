@@ -47,6 +47,8 @@ int64_t find_outside(const Id* ids, int64_t begin, int64_t end, int64_t limit, i
 
 TableCounter::TableCounter(const TableOptions& options)
     : num_rows(options.num_rows),
+      windows(options.num_rows > 0 ? place_group(static_cast<uint32_t>(options.num_rows - 1)) + 1 : kNumGroups,
+              options.max_windows),
       options_(options),
       is_dense_(options.is_dense),
       samples_per_span_(static_cast<uint64_t>(std::max<int64_t>(options.batch_size, 1)) * kBatchesPerSpan) {

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "hotrow/profiling.h"
@@ -16,19 +18,19 @@ uint32_t group_begin(int group) {
 }
 
 uint64_t* PlaceWindows::at(uint32_t sample) {
-  while (sample >> shift_ >= static_cast<uint32_t>(kMaxWindows)) {
-    for (int window = 0; window < kMaxWindows / 2; ++window) {
-      const uint64_t* from = &counts_[static_cast<size_t>(2 * window) * kNumGroups];
-      uint64_t* to = &counts_[static_cast<size_t>(window) * kNumGroups];
-      for (int group = 0; group < kNumGroups; ++group) to[group] = from[group] + from[group + kNumGroups];
+  while (sample >> shift_ >= max_windows_) {
+    for (size_t window = 0; window < max_windows_ / 2; ++window) {
+      const uint64_t* from = &counts_[2 * window * num_groups_];
+      uint64_t* to = &counts_[window * num_groups_];
+      for (size_t group = 0; group < num_groups_; ++group) to[group] = from[group] + from[group + num_groups_];
     }
-    std::memset(&counts_[size_t{kMaxWindows} / 2 * kNumGroups], 0, sizeof(uint64_t) * kMaxWindows / 2 * kNumGroups);
+    std::fill(counts_.begin() + static_cast<std::ptrdiff_t>(max_windows_ / 2 * num_groups_), counts_.end(), 0);
     num_windows_ = (num_windows_ + 1) / 2;
     ++shift_;
   }
-  const int window = static_cast<int>(sample >> shift_);
-  if (window >= num_windows_) num_windows_ = window + 1;
-  return &counts_[static_cast<size_t>(window) * kNumGroups];
+  const auto window = static_cast<size_t>(sample >> shift_);
+  num_windows_ = std::max(num_windows_, static_cast<int>(window) + 1);
+  return &counts_[window * num_groups_];
 }
 
 bool DenseCounts::grow(int64_t num_rows) {

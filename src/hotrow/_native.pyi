@@ -338,9 +338,9 @@ class TableCounter:
     def take_head_sample(self) -> NDArray[np.uint32]: ...
 
 class AccessCounters:
-    """tables: (num_rows or 0, is_dense, max_events, batch_size) each."""
+    """tables: (num_rows or 0, is_dense, max_events, batch_size, max_windows) each."""
 
-    def __init__(self, tables: list[tuple[int, bool, int, int]], dense_bytes: int) -> None: ...
+    def __init__(self, tables: list[tuple[int, bool, int, int, int]], dense_bytes: int) -> None: ...
     def add(
         self,
         ids: int,

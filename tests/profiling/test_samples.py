@@ -65,7 +65,7 @@ def test_tables_that_do_not_fit_are_sketched():
     batches = one_feature(ids, 50_000)
     layout.see(["f"])
     counting = Counting(layout, 64 << 20, 50_000, 2)
-    counting._counters = load_native().AccessCounters([(400_000, True, 200_000, 50_000)], 1 << 20)
+    counting._counters = load_native().AccessCounters([(400_000, True, 200_000, 50_000, 64)], 1 << 20)
     for batch in batches:
         counting.add(batch)
     from hotrow.profiling.curves import Heat

@@ -29,12 +29,14 @@ inline uint32_t row_hash(uint32_t row, uint32_t seed = 0) {
 }
 
 /// num_rows: 0 for unknown, the largest id + 1. is_dense: a count per row, as long as it fits. max_events: lookups that
-/// are followed. batch_size: samples of a batch; time is sampled in spans of sixteen of them.
+/// are followed. batch_size: samples of a batch; time is sampled in spans of sixteen of them. max_windows: of
+/// PlaceWindows.
 struct TableOptions {
   int64_t num_rows = 0;
   bool is_dense = true;
   int64_t max_events = 1 << 20;
   int64_t batch_size = 1;
+  int max_windows = 64;
 };
 
 /// A batch: bags [f * num_samples, (f + 1) * num_samples) are feature f's; tables[f]: its table, or -1 to skip it.
@@ -71,17 +73,23 @@ inline int place_group(uint32_t place) {
 }
 uint32_t group_begin(int group);  // its first place
 
-/// Lookups of groups of places over time, in at most 64 equal windows whose length doubles as the pass goes on.
+/// Lookups of groups of places over time, in at most max_windows (even) equal windows whose length doubles as the pass
+/// goes on.
 class PlaceWindows {
  public:
-  static constexpr int kMaxWindows = 64;
+  PlaceWindows(int num_groups, int max_windows)
+      : num_groups_(static_cast<size_t>(num_groups)),
+        max_windows_(static_cast<size_t>(max_windows)),
+        counts_(num_groups_ * max_windows_) {}
   uint64_t* at(uint32_t sample);
   int num_windows() const { return num_windows_; }
+  size_t num_groups() const { return num_groups_; }
   int64_t samples_per_window() const { return int64_t{1} << shift_; }
   const std::vector<uint64_t>& counts() const { return counts_; }
 
  private:
-  std::vector<uint64_t> counts_ = std::vector<uint64_t>(size_t{kMaxWindows} * kNumGroups);
+  size_t num_groups_, max_windows_;
+  std::vector<uint64_t> counts_;
   int shift_ = 0;
   int num_windows_ = 0;
 };

@@ -217,7 +217,7 @@ def _show(profile: AccessProfile, out: Path, seconds: float, as_json: bool) -> N
     sampled = [name for name, table in profile.tables.items() if not table.exact or table.sampled < 1]
     if sampled:
         say(
-            f"in part from samples: {', '.join(sampled)} (the file says of each how; more --memory samples less)"
+            f"in part from samples: {', '.join(sampled)} (the file says of each how)"
         )
 
 

@@ -26,35 +26,38 @@ MIXTURE_ROWS = 1 << 20
 _LOG_RATES = np.arange(-12 * 4, 33 * 4) / 4.0
 
 
-def fits(heat: SeenHeat, num_rows: int) -> dict[str, dict[str, float]]:
-    """law → its parameters, ``ks`` (largest difference of the cumulative shares), ``log_likelihood`` per access, and
-    ``is_better``: 1 for the law of larger likelihood. {} without accesses."""
-    if not heat.num_distinct:
-        return {}
-    seen = access_shares(heat)
-    table = _bucket_table()
-    population = min(float(num_rows), _population(heat))
-    num_lookups = float(heat.num_lookups)
+class Laws:
+    """What is the same for every table."""
 
-    def zipf(alpha: float) -> Floats:
-        law = ZipfHeat(max(int(population), 1), alpha)
-        return _expected(law, 1.0, num_lookups, table)
+    def __init__(self) -> None:
+        self._table = _bucket_table()
+        self._mixture = MixtureHeat(MIXTURE_ROWS)
 
-    mixture_law = MixtureHeat(MIXTURE_ROWS)
+    def fits(self, heat: SeenHeat, num_rows: int) -> dict[str, dict[str, float]]:
+        """law → its parameters, ``ks`` (largest difference of the cumulative shares), ``log_likelihood`` per access,
+        and ``is_better``: 1 for the law of larger likelihood. {} without accesses."""
+        if not heat.num_distinct:
+            return {}
+        seen = access_shares(heat)
+        population = min(float(num_rows), _population(heat))
 
-    def mixture(log_rows: float) -> Floats:
-        return _expected(mixture_law, 2.0**log_rows / MIXTURE_ROWS, num_lookups, table)
+        def zipf(alpha: float) -> Floats:
+            law = ZipfHeat(max(int(population), 1), alpha)
+            return _expected(law, 1.0, heat.num_lookups, self._table)
 
-    alpha = _argmax(lambda value: _log_likelihood(seen, zipf(value)), 0.0, 3.0)
-    log_rows = _argmax(lambda value: _log_likelihood(seen, mixture(value)), 0.0, 34.0)
-    found = {
-        "zipf": {"alpha": alpha, "num_rows": population} | _goodness(seen, zipf(alpha)),
-        "mixture": {"num_rows": 2.0**log_rows} | _goodness(seen, mixture(log_rows)),
-    }
-    better = max(found, key=lambda law: found[law]["log_likelihood"])
-    for law, numbers in found.items():
-        numbers["is_better"] = float(law == better)
-    return found
+        def mixture(log_rows: float) -> Floats:
+            return _expected(self._mixture, 2.0**log_rows / MIXTURE_ROWS, heat.num_lookups, self._table)
+
+        alpha = _argmax(lambda value: _log_likelihood(seen, zipf(value)), 0.0, 3.0)
+        log_rows = _argmax(lambda value: _log_likelihood(seen, mixture(value)), 0.0, 34.0)
+        found = {
+            "zipf": {"alpha": alpha, "num_rows": population} | _goodness(seen, zipf(alpha)),
+            "mixture": {"num_rows": 2.0**log_rows} | _goodness(seen, mixture(log_rows)),
+        }
+        better = max(found, key=lambda law: found[law]["log_likelihood"])
+        for law, numbers in found.items():
+            numbers["is_better"] = float(law == better)
+        return found
 
 
 def access_shares(heat: SeenHeat) -> Floats:
