@@ -141,7 +141,7 @@ class HardwareRates:
                 grows=False,
             ),
             operation=select(hardware, "operation", threads=threads)[0].value * 1e-6,
-            step_calls=select(hardware, "step calls")[0].value * 1e-6,
+            step_calls=_step_calls(hardware, select(hardware, "operation", threads=threads)[0].value) * 1e-6,
             tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
             contention=select(hardware, "contention")[0].value,
         )
@@ -181,6 +181,12 @@ def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
             f"run `hotrow probe` with that number of threads"
         )
     return wanted
+
+
+def _step_calls(hardware: Hardware, operation: float) -> float:
+    """Of a step beside the layers of its dense part, each of which counts by itself."""
+    found = select(hardware, "step calls")[0]
+    return max(0.0, found.value - int(found.arguments.get("layers", 0)) * operation)
 
 
 def _by_record(hardware: Hardware, what: str) -> dict[float, float]:
