@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hotrow.checkpoint import ArrayReader, verify_file, write_arrays
-from hotrow.errors import FormatError, HotrowError
+from hotrow.errors import FormatError, HotrowError, StorageError
+from hotrow.files import Files
+from hotrow.testing import FaultPlan
 
 
 def examples() -> dict[str, torch.Tensor]:
@@ -107,12 +110,36 @@ def test_any_damage_is_refused_or_harmless(
     del damaged[data.draw(st.integers(0, len(damaged))) :]
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damaged)
-    try:
-        with ArrayReader(path) as reader:
-            for name in reader.arrays:
-                reader.read(name)
-    except HotrowError as error:
-        assert "damaged" in str(error)
+    for files in (None, Files.of_machine()):
+        try:
+            with ArrayReader(path, files) as reader:
+                for name in reader.arrays:
+                    reader.read(name)
+        except HotrowError as error:
+            assert "damaged" in str(error)
+
+
+def test_reads_through_files_are_the_same_and_may_be_refused(tmp_path: Path) -> None:
+    write_arrays(tmp_path, "x", examples())
+    plan = FaultPlan()
+    plan.short("read", "x", num_bytes=100, times=None)
+    with ArrayReader(tmp_path / "x") as plain, ArrayReader(tmp_path / "x", plan.files()) as reader:
+        assert reader.arrays == plain.arrays
+        for name in plain.arrays:
+            assert torch.equal(reader.read(name), plain.read(name)), name
+        plan.clear()
+        plan.fail("read", "x", error=errno.EIO)
+        with pytest.raises(
+            StorageError, match=r"x: cannot read: .*Input/output error; check the disk"
+        ) as caught:
+            reader.read("rows")
+        assert caught.value.exit_code == 1
+        assert torch.equal(reader.read("rows"), plain.read("rows"))
+    plan.fail("open", "x", error=errno.EACCES)
+    with pytest.raises(
+        StorageError, match=r"x: cannot read: .*Permission denied; give a place that this user"
+    ):
+        ArrayReader(tmp_path / "x", plan.files())
 
 
 FULL_DISK = """

@@ -165,3 +165,18 @@ def test_every_call_fails(attempt: Attempt, every: int, error: int, times: int |
         attempt(f"{nth}", lambda plan, nth=nth: rules(plan, nth))[0] for nth in sampled(num_calls, every)
     ]
     assert sum(refused) > len(refused) // 2
+
+
+def test_a_dense_part_that_cannot_be_read_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[int, Arrays]
+) -> None:
+    train(dataset, tmp_path / "run")
+    plan = FaultPlan()
+    plan.fail("read", "dense.safetensors", error=errno.EIO)
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "of_machine", plan.files)
+        with pytest.raises(
+            StorageError, match=r"dense.safetensors: cannot read: .*Input/output error; check the disk"
+        ):
+            load_model(tmp_path / "run")
+    assert_same(arrays_of(open_checkpoint(tmp_path / "run")[0]), expected[STEPS])

@@ -41,6 +41,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SLICE_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 100 << 20
 
 
@@ -182,18 +183,23 @@ def verify_file(directory: str | Path, info: FileInfo) -> None:
 class ArrayReader:
     """One safetensors file, read slice by slice into tensors of the caller.
 
+    files: through which it is read; None reads past ``hotrow.files``, straight into the tensors, as tables ask for.
     Raises FormatError (not safetensors, truncated, unknown dtype) or StorageError, naming the path.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
+        self._descriptor, self._file = -1, None
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            if files is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            else:
+                self._file = files.native.open(str(self.path), direct=False)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot read: {why(error)}") from error
         try:
             self.arrays = self._read_header()
-        except FormatError:
+        except (FormatError, StorageError):
             self.close()
             raise
 
@@ -205,18 +211,20 @@ class ArrayReader:
 
     def close(self) -> None:
         """Close the file."""
+        self._file = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def _read_header(self) -> dict[str, ArrayInfo]:
-        where, size = str(self.path), os.fstat(self._descriptor).st_size
-        prefix = os.pread(self._descriptor, 8, 0)
+        where = str(self.path)
+        size = os.fstat(self._descriptor).st_size if self._file is None else self._file.size()
+        prefix = self._bytes(0, min(8, size))
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, _MAX_HEADER_BYTES):
             raise FormatError(f"{where}: not a safetensors file, or truncated ({size} bytes)")
         try:
-            header = json.loads(os.pread(self._descriptor, length, 8))
+            header = json.loads(self._bytes(8, length))
         except ValueError as error:
             raise FormatError(f"{where}: the safetensors header is not JSON; the file was altered") from error
         arrays = {}
@@ -274,15 +282,28 @@ class ArrayReader:
             self._read_all(result.view(-1).view(torch.uint8).numpy().data, offset)
         return result
 
+    def _bytes(self, offset: int, size: int) -> bytes:
+        found = bytearray(size)
+        self._read_all(memoryview(found), offset)
+        return bytes(found)
+
     def _read_all(self, view: memoryview, offset: int) -> None:
         while len(view):
             try:
-                count = os.preadv(self._descriptor, [view], offset)
+                count = self._read_some(view, offset)
             except OSError as error:
                 raise StorageError(f"{self.path}: cannot read: {why(error)}") from error
             if count == 0:
                 raise FormatError(f"{self.path}: truncated at byte {offset}")
             view, offset = view[count:], offset + count
+
+    def _read_some(self, view: memoryview, offset: int) -> int:
+        """Bytes that were read into the begin of ``view``; 0 behind the end of the file."""
+        if self._file is None:
+            return os.preadv(self._descriptor, [view], offset)
+        count = min(len(view), _PIECE_BYTES, max(0, self._file.size() - offset))
+        view[:count] = self._file.read(offset, count)
+        return count
 
 
 def _array_info(entry: Mapping[str, Any], where: str, data: int, size: int) -> ArrayInfo:

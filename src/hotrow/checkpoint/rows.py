@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hotrow.checkpoint.arrays import ArrayReader
 from hotrow.errors import FormatError
+from hotrow.files import Files
 
 CHUNK_BYTES = 16 << 20
 """Of one array that is read or written at a time."""
@@ -120,10 +121,10 @@ class NamedArrays(Protocol):
 
 
 class SafetensorsArrays:
-    """The arrays of one safetensors file. Raises FormatError, StorageError naming the path."""
+    """The arrays of one safetensors file; ``files`` as for ``ArrayReader``. Raises FormatError, StorageError."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._reader = ArrayReader(path)
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
+        self._reader = ArrayReader(path, files)
         self.arrays = {
             name: LazyArray(dtype=info.dtype, shape=info.shape, read=self._read_of(name))
             for name, info in self._reader.arrays.items()

@@ -13,6 +13,7 @@ from hotrow.checkpoint import ArrayReader, CheckpointManifest, CheckpointRows, d
 from hotrow.config import to_dict
 from hotrow.document import take
 from hotrow.errors import FormatError
+from hotrow.files import Files
 from hotrow.orders import Order
 from hotrow.storage import MANIFEST_FILE as ROWS_MANIFEST
 from hotrow.storage import CommitManifest, committed_orders
@@ -98,7 +99,7 @@ def load_arrays(model: Model, directory: Path, manifest: CheckpointManifest, *, 
             for name, target in arrays.items():
                 if for_training or name == "weight":
                     reader.read_into(name, target)
-    with ArrayReader(directory / DENSE_FILE) as reader:
+    with ArrayReader(directory / DENSE_FILE, Files.of_machine()) as reader:
         for name, target in model.dense.state_dict().items():
             reader.read_into(f"model.{name}", target)
         if for_training:

@@ -33,6 +33,7 @@ from hotrow.checkpoint import (
 from hotrow.document import read_json, write_atomically
 from hotrow.embedding import CommittedRows
 from hotrow.errors import ConfigError, FormatError, HotrowError
+from hotrow.files import Files
 from hotrow.storage import MANIFEST_FILE as ROWS_MANIFEST
 from hotrow.training.building import Columns, Model, build_dense, build_tables
 from hotrow.training.config import RunConfig
@@ -138,7 +139,7 @@ def _open_checkpoint(path: Path) -> Start:
         names = [table.name for table in manifest.tables]
         rows: RowSource = CheckpointRows(directory, names, step) if commit is None else CommittedRows(commit)
         undo.callback(rows.close)
-        file = SafetensorsArrays(directory / DENSE_FILE)
+        file = SafetensorsArrays(directory / DENSE_FILE, Files.of_machine())
         undo.callback(file.close)
         close = undo.pop_all().close
     model = {n.removeprefix("model."): a for n, a in file.arrays.items() if n.startswith("model.")}
