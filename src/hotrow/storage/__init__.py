@@ -10,7 +10,7 @@ from hotrow.storage.budget import (
 )
 from hotrow.storage.choosing import CacheChoice, Trial, Window, choose_cache
 from hotrow.storage.commits import MANIFEST_FILE, CommitManifest, RowsDirectory, committed_orders, order_file
-from hotrow.storage.dividing import choose_plan
+from hotrow.storage.dividing import choose_plan, least_dram
 from hotrow.storage.gaps import GAP_BYTES, default_gap_bytes, disk_of, gap_bytes_of
 from hotrow.storage.interfaces import Cache, Reservation, Shortage, Store, TieredTable
 from hotrow.storage.native_store import NativeCache, open_for_reading, open_native_store
@@ -49,6 +49,7 @@ __all__ = [
     "disk_of",
     "gap_bytes_of",
     "committed_orders",
+    "least_dram",
     "open_for_reading",
     "open_native_store",
     "order_file",

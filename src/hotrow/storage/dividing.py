@@ -109,6 +109,38 @@ def choose_plan(
     return replace(plan, notes={"caches": {name: choice.to_json() for name, choice in chosen.items()}})
 
 
+def least_dram(
+    tables: Sequence[EmbeddingConfig], optimizer: Optimizer | None, batches: Iterable[KeyedJaggedTensor]
+) -> int:
+    """The least budget for which ``Plan.within`` and ``choose_plan`` leave room for each of these batches by itself.
+
+    batches: ``MAX_BATCHES`` at most are looked at. What orders of tables take is not counted.
+    """
+    distinct = dict.fromkeys((table.name for table in tables), 1)
+    for batch in islice(batches, MAX_BATCHES):
+        for table in tables:
+            ids = [batch[feature].values().numpy() for feature in table.feature_names]
+            if ids:
+                distinct[table.name] = max(distinct[table.name], len(np.unique(np.concatenate(ids))))
+    need = {
+        table.name: capacity_for(distinct[table.name], table.num_embeddings, _slot_bytes(table, optimizer))
+        for table in tables
+    }
+
+    def fits(dram_bytes: int) -> bool:
+        plan = Plan.within(tables, dram_bytes, optimizer)
+        caches = {name: planned.cache for name, planned in plan.tables.items()}
+        return all(cache is None or cache.capacity_bytes >= need[name] for name, cache in caches.items())
+
+    low, high = 0, 1
+    while not fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
 def _choose(cached: _Cached, capacity_bytes: int) -> CacheChoice | None:
     """None if a batch does not fit: whoever trains it is told the bytes that it needs.
 

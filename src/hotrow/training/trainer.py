@@ -19,6 +19,7 @@ from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch, KeyedJaggedTensor
 from hotrow.plans import Plan
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
+from hotrow.training.budgets import naming_least_dram
 from hotrow.training.building import Columns, Placement, build, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.evaluation import evaluate
@@ -132,6 +133,12 @@ class Trainer:
         """
         begin = time.perf_counter()
         self._check_directory(resume)
+        config, tables = self.config, build_tables(self.columns.features, self.config.embeddings)
+        rows = config.sparse_optimizer.build()
+        with naming_least_dram(config.storage.dram, tables, rows, self._first_lookups):
+            return self._train_from(resume, begin)
+
+    def _train_from(self, resume: bool, begin: float) -> TrainingResult:
         torch.manual_seed(self.config.seed)
         if self.config.training.threads is not None:
             torch.set_num_threads(self.config.training.threads)
