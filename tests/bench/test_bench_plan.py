@@ -71,7 +71,9 @@ def test_predicted_and_measured_on_a_small_model(hardware: Hardware, tmp_path: P
         predicted, measured = facts["predicted step seconds"], facts["measured step seconds"]["median"]
         assert facts["error"] == pytest.approx(predicted / measured - 1, abs=0.01)
         assert set(facts["measured parts"]) == set(facts["predicted parts"])
-    assert any(name.endswith("/ hotrow") for name in part) and len(document["bounds"]) == 4
+    rules = {name for name in part if name.endswith("/ hotrow")}
+    assert rules == {f"{rule} / hotrow" for rule in ("uniform", "hottest first", "cached kernel")}
+    assert len(document["bounds"]) == 4
 
 
 @pytest.mark.slow

@@ -146,9 +146,12 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(
-        StorageError, match=rf"needs {probe_disk.NEEDED_BYTES} bytes there and 1000 are free"
-    ) as found, probe_disk.scratch(tmp_path):
+    with (
+        pytest.raises(
+            StorageError, match=rf"needs {probe_disk.NEEDED_BYTES} bytes there and 1000 are free"
+        ) as found,
+        probe_disk.scratch(tmp_path),
+    ):
         pass
     assert found.value.exit_code == 2 and list(tmp_path.iterdir()) == []
 

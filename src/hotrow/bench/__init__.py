@@ -10,6 +10,7 @@ from hotrow.bench.loader import bench_loader
 from hotrow.bench.machine import machine_block
 from hotrow.bench.memory_group import MemoryGroup
 from hotrow.bench.plan_cases import GRID, PERTURBED, PLAN_CASES
+from hotrow.bench.plan_gaps import bench_plan_gaps
 from hotrow.bench.plan_grid import bench_plan
 from hotrow.bench.plan_perturbed import bench_perturbed
 from hotrow.bench.profile import bench_profile
@@ -42,6 +43,7 @@ __all__ = [
     "bench_loader",
     "bench_perturbed",
     "bench_plan",
+    "bench_plan_gaps",
     "bench_profile",
     "bench_quality",
     "bench_store",

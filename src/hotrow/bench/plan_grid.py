@@ -11,7 +11,9 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,15 @@ from hotrow.planning import (
     FixedCosts,
     HardwareRates,
     TableLoad,
+    cached_kernel,
     dense_costs,
+    hottest_first,
     named_parts,
     plan,
     step_forms,
     step_seconds,
     sum_resources,
+    uniform,
 )
 from hotrow.plans import Plan, table_bytes
 from hotrow.profiles import AccessProfile
@@ -88,7 +93,7 @@ def bench_plan(
         "machine": machine,
         "hardware": {"fingerprint": dict(hardware.fingerprint), "measured_at": hardware.measured_at},
         "cases": found,
-        "bounds": [*prediction_bounds(facts), *(rule_bounds(facts) if with_rules else [])],
+        "bounds": [*prediction_bounds(facts), *(rule_bounds(facts) if with_rules else [])] if cases else [],
     }
 
 
@@ -150,9 +155,32 @@ def measure(
         return {"model": model.case.name, "budget": budget, "infeasible": str(error)}
     plans = {OURS: ours}
     if with_rules and budget < 1:
-        plans["uniform"] = Plan.within(model.tables, budget_bytes, OPTIMIZER)
+        plans |= simple_plans(model, known, hardware, budget_bytes)
     found = run_plans(model, plans, base, folder)
     return facts_of(model, ours, found, fixed, rates, budget, budget_bytes)
+
+
+def simple_plans(
+    model: Model, known: AccessProfile, hardware: Hardware, budget_bytes: int
+) -> dict[str, Plan]:
+    """What simple rules make of the same budget; those that find no plan are left out."""
+    copies = [m.value for m in hardware.measurements if m.what == "copy"]
+    reads = [m.value * int(m.arguments["bytes"]) for m in hardware.measurements if m.what == "read"]
+    by_torchrec = partial(
+        cached_kernel,
+        fast_bytes_per_second=max(copies, default=1e10),
+        slow_bytes_per_second=min(reads, default=1e8),
+    )
+    rules: dict[str, Callable[..., Plan]] = {
+        "uniform": uniform,
+        "hottest first": hottest_first,
+        "cached kernel": by_torchrec,
+    }
+    found = dict[str, Plan]()
+    for name, rule in rules.items():
+        with suppress(PlanInfeasible):
+            found[name] = rule(model.tables, known, budget_bytes, OPTIMIZER)
+    return found
 
 
 def fixed_costs(model: Model, rates: HardwareRates) -> FixedCosts:

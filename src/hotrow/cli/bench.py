@@ -186,15 +186,19 @@ def plan(
     ] = None,
     rules: Annotated[bool, typer.Option(help="Also plans of simple rules at equal budgets.")] = True,
     perturb: Annotated[
-        bool, typer.Option(help="Also random changes of one plan, in turns with it; five minutes.")
-    ] = False,
+        bool, typer.Option(help="Also random changes of one plan, in turns with it; ten minutes.")
+    ] = True,
+    gaps: Annotated[
+        bool, typer.Option(help="Also gaps to the bound on instance families, and planning times.")
+    ] = True,
+    grid: Annotated[bool, typer.Option(help="Predicted against measured steps of the models.")] = True,
     json: Json = False,
     out: Out = None,
 ) -> None:
     """Predicted against measured step time, and simple rules, on models and budgets fixed in advance."""
     import shutil
 
-    from hotrow.bench import GRID, PERTURBED, PLAN_CASES, bench_perturbed, bench_plan
+    from hotrow.bench import GRID, PERTURBED, PLAN_CASES, bench_perturbed, bench_plan, bench_plan_gaps
     from hotrow.errors import ConfigError
     from hotrow.kernels import keep_freed_memory
     from hotrow.measurements import Hardware
@@ -207,7 +211,7 @@ def plan(
         raise ConfigError(f"bench: budgets {budget} are shares above 0 and up to 1")
     if directory.exists():
         raise ConfigError(f"{directory}: exists; give --dir a new directory, which is removed afterwards")
-    cases = [PLAN_CASES[name] for name in case] if case else list(GRID)
+    cases = ([PLAN_CASES[name] for name in case] if case else list(GRID)) if grid else []
     keep_freed_memory()
     directory.mkdir(parents=True)
     try:
@@ -224,6 +228,10 @@ def plan(
             )
             document["bounds"].append(found.pop("bound"))
             document["cases"].append(found)
+        if gaps:
+            more = bench_plan_gaps(progress=_progress)
+            document["cases"] += more["cases"]
+            document["bounds"] += more["bounds"]
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     _finish(document, json, out)
