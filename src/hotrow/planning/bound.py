@@ -247,7 +247,7 @@ def _branch(problem: Problem, value: float, known: Solution, open_: Ints, left: 
         integrality=integrality,
         bounds=optimize.Bounds(
             np.append(np.zeros(len(candidate)), value / known.seconds * (1 - 1e-9)),
-            np.append(np.ones(len(candidate)), 1.0 + 1e-9),
+            np.append(_may_be_on(problem, candidate, rank), 1.0 + 1e-9),
         ),
         options={"node_limit": MIP_NODES, "time_limit": left, "mip_rel_gap": 5e-4},
     )
@@ -260,6 +260,21 @@ def _branch(problem: Problem, value: float, known: Solution, open_: Ints, left: 
     elif found.status == 2:  # nothing is better than the known plan
         value = known.seconds
     return Tightened(value, solution, "lp, branched")
+
+
+def _may_be_on(problem: Problem, candidate: Ints, rank: Ints) -> Floats:
+    """1, or 0 where another numbering of the ranks gives the same plan: ranks appear in order of the largest tables.
+
+    Only where all ranks have the same limits.
+    """
+    if (problem.limits != problem.limits[0]).any():
+        return np.ones(len(candidate))
+    unit = np.maximum(problem.lump.max(0), 1e-300)
+    largest = np.maximum.reduceat((problem.lump / unit).max(1), problem.starts[:-1])
+    place = np.empty(problem.num_tables, np.int64)
+    place[np.argsort(-largest, kind="stable")] = np.arange(problem.num_tables)
+    allowed: Floats = np.where(rank <= place[problem.table_of[candidate]], 1.0, 0.0)
+    return allowed
 
 
 def _read(problem: Problem, candidate: Ints, rank: Ints, x: Floats) -> Solution:
