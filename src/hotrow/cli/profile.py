@@ -19,25 +19,35 @@ if TYPE_CHECKING:
 DEFAULT_BATCH_SIZE = 8192
 DEFAULT_SHUFFLE_SAMPLES = 262144
 
+Data = Annotated[
+    Path, typer.Argument(help="Prepared data, Parquet files of ids (a file or a folder), or an .npz trace.")
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="Take batch size, shuffle, features and look-ahead from a recipe or its TOML."),
+]
+ShuffleSamples = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Shuffle buffer of the trainer, 0 for the order on disk [262144; 0 if not prepared]."
+    ),
+]
+TorchRec = Annotated[
+    Path | None, typer.Option(help="Also write statistics for TorchRec's planner (JSON) here.")
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(help="Instead: the rows hot under this budget, as 64MiB, from a sample (FAE's calibrator)."),
+]
+
 
 def command(
-    data: Annotated[
-        Path,
-        typer.Argument(help="Prepared data, Parquet files of ids (a file or a folder), or an .npz trace."),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option(help="The profile.")] = Path("profile.json"),
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Take batch size, shuffle, features and look-ahead from a recipe or its TOML."),
-    ] = None,
+    recipe: Recipe = None,
     split: Annotated[str, typer.Option(help="Of prepared data.")] = "train",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a training batch [8192].")] = None,
-    shuffle_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Shuffle buffer of the trainer, 0 for the order on disk [262144; 0 if not prepared]."
-        ),
-    ] = None,
+    shuffle_samples: ShuffleSamples = None,
     features: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
     schema: Annotated[
         Path | None, typer.Option(help="Parquet: TOML schema of the columns, as for prepare.")
@@ -52,15 +62,8 @@ def command(
     ] = None,
     windows: Annotated[int, typer.Option(min=2, help="Time windows of drift.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
-    torchrec: Annotated[
-        Path | None, typer.Option(help="Also write statistics for TorchRec's planner (JSON) here.")
-    ] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead: the rows hot under this budget, as 64MiB, from a sample (FAE's calibrator)."
-        ),
-    ] = None,
+    torchrec: TorchRec = None,
+    calibrate: Calibrate = None,
     sample: Annotated[str, typer.Option(help="Calibrate: share of the inputs, as 5% or 0.05.")] = "5%",
     row_bytes: Annotated[int, typer.Option(min=1, help="Calibrate: bytes of a row [16 fp32].")] = 64,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -216,9 +219,7 @@ def _show(profile: AccessProfile, out: Path, seconds: float, as_json: bool) -> N
         say(line)
     sampled = [name for name, table in profile.tables.items() if not table.exact or table.sampled < 1]
     if sampled:
-        say(
-            f"in part from samples: {', '.join(sampled)} (the file says of each how)"
-        )
+        say(f"in part from samples: {', '.join(sampled)} (the file says of each how)")
 
 
 HEAD = (
