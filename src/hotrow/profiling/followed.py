@@ -34,7 +34,10 @@ MAX_SIMULATED = 2 << 20
 TABLE_SIMULATED = (1 << 16, 1 << 18)
 MIN_SIMULATED_ROWS = 4096
 NUM_PARTS = 4
-W_TINY_LFU = 3  # its number in the native caches
+NEAR = 16
+"""Times the slots of the largest batch, up to which LRU is simulated, too: of few slots it matters in which order the
+rows of one batch leave."""
+LRU, W_TINY_LFU = 2, 3  # their numbers in the native caches
 
 
 @dataclass
@@ -181,15 +184,19 @@ class Followed:
             if not len(stream.rows):
                 continue
             sizes = _sizes(stream)
-            lru = judge.lru(stream, sizes)
+            stack = judge.lru(stream, sizes)
             if not found:  # the largest, as fewer misses are open behind a prefix
                 errors = self._errors(judge, sizes, thinned)
-            found.append(_curve("lru", prefix, sizes, lru, errors[0]))
             num_simulated = NUM_SIMULATED_SIZES[prefix > 0]
             num_simulated = max(num_simulated, num_simulated * wanted // max(len(few.rows), 1))
-            tiny = judge.w_tiny_lfu(few, sizes, lru, min(num_simulated, len(sizes)))
-            if tiny is not None:
-                found.append(_curve("wtinylfu", prefix, *tiny, errors[1]))
+            near = sizes[sizes <= NEAR * sizes[0]]
+            lru = judge.more_than_stack(LRU, few, near, sizes, num_simulated)
+            lru[len(near) :] = 0.0
+            found.append(_curve("lru", prefix, sizes, stack + np.nan_to_num(lru), errors[0]))
+            tiny = judge.more_than_stack(W_TINY_LFU, few, sizes, sizes, num_simulated)
+            if np.isfinite(tiny).any():
+                at = np.isfinite(tiny)
+                found.append(_curve("wtinylfu", prefix, sizes[at], (stack + tiny)[at], errors[1]))
         return tuple(found)
 
     def _errors(self, judge: _Judge, sizes: Ints, thinned: Stream) -> tuple[float, float]:
@@ -268,14 +275,17 @@ class _Judge:
         found: Floats = np.clip(missed / (self.num_judged * stream.rate), 0.0, 1.0)
         return found
 
-    def w_tiny_lfu(
-        self, stream: Stream, sizes: Ints, lru: Floats, num_simulated: int
-    ) -> tuple[Ints, Floats] | None:
-        """(sizes, rows read): simulated at a few sizes, as what it reads more or less there than LRU of the same rows,
-        added to ``lru``, of all rows, so that most of the error of sampling cancels. Without sizes that do not fit."""
+    def more_than_stack(
+        self, policy: int, stream: Stream, simulated: Ints, sizes: Ints, num_simulated: int
+    ) -> Floats:
+        """Rows that a policy reads more or less than the stack distances of the same rows tell, at ``sizes``: simulated
+        at some of ``simulated`` and interpolated, so that most of the error of sampling cancels. NaN below the least
+        that holds every batch of the sample."""
+        found = np.full(len(sizes), np.nan)
         if not len(stream.rows):
-            return None
-        some = sizes[np.unique(np.rint(np.linspace(0, len(sizes) - 1, num_simulated)).astype(np.int64))]
+            return found
+        numbers = np.unique(np.rint(np.linspace(0, len(simulated) - 1, num_simulated)).astype(np.int64))
+        some = simulated[numbers]
         rows, begins = as_native(stream.rows, np.uint32), stream.begins()
         reads = np.array(
             load_native().simulate_caches(
@@ -284,19 +294,18 @@ class _Judge:
                 begins.ctypes.data,
                 len(begins) - 1,
                 len(stream.places),
-                [(W_TINY_LFU, max(1, round(float(size) * stream.rate))) for size in some],
+                [(policy, max(1, round(float(size) * stream.rate))) for size in some],
                 self.look_ahead,
                 int(np.searchsorted(stream.batches[begins[:-1]], self.half)),
                 self.num_threads,
             )
         )
         some, reads = some[reads >= 0], reads[reads >= 0]
-        if not len(some):
-            return None
-        more = reads / (self.num_judged * stream.rate) - self.lru(stream, some)
-        at = sizes >= some[0]
-        sums = lru[at] + np.interp(np.log(sizes[at]), np.log(some), more)
-        return sizes[at], np.clip(sums, 0.0, 1.0)
+        if len(some):
+            more = reads / (self.num_judged * stream.rate) - self.lru(stream, some)
+            at = sizes >= some[0]
+            found[at] = np.interp(np.log(sizes[at]), np.log(some), more)
+        return found
 
 
 def _sizes(stream: Stream) -> Ints:
@@ -307,7 +316,7 @@ def _sizes(stream: Stream) -> Ints:
 
 
 def _curve(policy: str, prefix: int, sizes: Ints, ratios: Floats, error: float) -> MissCurve:
-    points = tuple((int(x), float(y)) for x, y in zip(sizes, ratios))
+    points = tuple((int(x), float(y)) for x, y in zip(sizes, np.clip(ratios, 0.0, 1.0)))
     return MissCurve(policy=policy, num_pinned_rows=prefix, points=points, error=error)
 
 
