@@ -120,7 +120,7 @@ class Calibration:
         """For people."""
         rows, inputs, percent = self.hot_rows, self.hot_inputs, f"{100 * self.confidence:g} %"
         text = [
-            f"hot: rows looked up at least {self.threshold} times by {self.num_counted:,} counted inputs "
+            f"hot: rows with at least {self.threshold} lookups by {self.num_counted:,} counted inputs "
             f"of {self.num_inputs:,}",
             f"hot rows: {rows.estimate:,.0f}, {percent}: {rows.low:,.0f} to {rows.high:,.0f} ({rows.method}; "
             f"{self.num_drawn_rows:,} rows drawn)",
