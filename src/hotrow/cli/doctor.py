@@ -17,6 +17,7 @@ from hotrow.errors import ConfigError, HotrowError
 # Command → the packages it needs beyond those that hotrow itself requires, and the extra that brings them.
 NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "prepare": ("train", ()),
+    "profile": ("train", ("datasketches",)),
     "train": ("train", ("tensorboard",)),
     "evaluate": ("train", ()),
     "export": ("train", ()),
