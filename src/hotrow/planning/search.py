@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -30,6 +30,8 @@ MAX_REBUILT, REBUILT_EACH, REBUILT_TABLES = 4000, 120, 400
 """Times that a few tables are taken out and put back: in all, for each table; and for how many tables."""
 LUMPS = (0.5, 0.25, 0.1, 0.03)
 """Shares of a rank that are tried as the most of what it owns of one table."""
+HEADROOM = 0.01
+"""Of the limits, for what owned tables leave unbalanced."""
 GOOD_ENOUGH = 1e-3
 """A gap below which nothing more is tried."""
 
@@ -65,12 +67,13 @@ def solve(
         branch_seconds = 3.0 if problem.num_tables > 200 else 8.0 if problem.num_ranks == 1 else 40.0
     dual = solve_dual(problem, deadline if seconds is None else begin + 0.5 * seconds)
     search = LocalSearch(problem, dual, seed, deadline)
-    best = search.polished()
-    for most in LUMPS if problem.num_ranks > 1 else ():
+    best = search.least()
+    is_large = problem.num_ranks > 1 and problem.num_tables > REBUILT_TABLES
+    for most in _lumps(problem, is_large):
+        found = search.polished() if most is None else _with_small_lumps(problem, dual, most, seed, deadline)
+        best = found if found is not None and found.is_better_than(best) else best
         if search.is_over(best):
             break
-        found = _with_small_lumps(problem, dual, most, seed, deadline)
-        best = found if found is not None and found.is_better_than(best) else best
     best = search.rebuilt(best)
     bound, method = dual.value, "lagrangian"
     if best.is_feasible and best.seconds - bound > GOOD_ENOUGH * best.seconds:
@@ -80,6 +83,15 @@ def solve(
             best = tightened.solution
     is_complete = time.monotonic() < deadline and dual.is_converged
     return Found(best, min(bound, best.seconds), dual.prices, method, is_complete)
+
+
+def _lumps(problem: Problem, is_large: bool) -> tuple[float | None, ...]:
+    """Bounds on lumps in the order in which they are tried; None for none. Where there are many tables, what is
+    balanced by itself comes first.
+    """
+    if problem.num_ranks == 1:
+        return (None,)
+    return (0.0, *LUMPS[::-1], None) if is_large else (None, *LUMPS)
 
 
 def _with_small_lumps(
@@ -94,7 +106,8 @@ def _with_small_lumps(
     if len(small) == len(problem.base) or len(np.unique(problem.table_of[small])) < problem.num_tables:
         return None
     part = problem.part(small)
-    search = LocalSearch(part, solve_dual(part, deadline), seed, deadline)
+    prices = solve_dual(replace(part, limits=part.limits * (1 - HEADROOM * (most > 0))), deadline)
+    search = LocalSearch(part, prices, seed, deadline)
     found = search.polished(num_starts=3)
     return solution_of(problem, small[found.choice], found.owner)
 
@@ -131,6 +144,13 @@ class LocalSearch:
         self.unit = max(abs(dual.value), 1e-12)
         order = np.argsort(self.scores, kind="stable")[: max(POOL, problem.num_tables + 1)]
         self.pool = np.sort(order)
+
+    def least(self) -> Solution:
+        """What takes least of the limits, alike on all ranks where it can be: valid if anything easily is."""
+        problem = self.problem
+        bounded = (problem.average[:, : problem.num_bounded] / self.scale).max(1)
+        choice = problem.cheapest(bounded + np.where(problem.is_owned, 1e6, 0.0))
+        return solution_of(problem, choice, self.assign(choice))
 
     def polished(self, num_starts: int = 99) -> Solution:
         """The best that local search makes of the dual's choices."""
