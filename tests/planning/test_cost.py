@@ -160,3 +160,23 @@ def test_dense_costs_grow_with_layers_and_batch(rates: HardwareRates) -> None:
     small = dense_costs([(64, 64)], 256, rates)
     assert dense_costs([(64, 64)] * 3, 256, rates).dense_seconds == pytest.approx(3 * small.dense_seconds)
     assert dense_costs([(64, 64)], 8192, rates).dense_seconds > small.dense_seconds
+
+
+def test_a_difference_that_noise_made_negative_is_small_and_not_absurd() -> None:
+    hardware = reference_hardware()
+    noisy = replace(
+        hardware,
+        measurements=tuple(
+            replace(m, value=m.value * 3) if m.what == "forward" and m.arguments["ids_per_bag"] == 32 else m
+            for m in hardware.measurements
+        ),
+    )
+    rates, quiet = HardwareRates.of(noisy), HardwareRates.of(hardware)
+    assert 1e-10 < float(rates.forward_bag(256, 1e8)) < float(quiet.forward_lookup(256, 1e8))
+    assert float(rates.forward_lookup(256, 1e8)) > float(quiet.forward_lookup(256, 1e8))
+
+
+def test_small_buffers_make_reads_dearer(rates: HardwareRates) -> None:
+    small, large = rates.behind(4 << 20), rates.behind(4 << 30)
+    disk = [float(table_resources(load(), each)[2]) for each in (rates, large, small)]
+    assert disk[0] < disk[1] < disk[2]

@@ -40,8 +40,8 @@ class PlanCase:
     """One model: tables, batches, and how many of them are profiled, warm caches up, and count.
 
     trace: name of a recorded trace that the tables read, each from its own offset. journey: its tables and batches are
-    those of Complete Journey, as ``hotrow prepare`` wrote it. max_seconds: neither warm-up nor what counts lasts
-    longer, but ``least_steps`` are made.
+    those of Complete Journey, as ``hotrow prepare`` wrote it. max_seconds: warm-up does not last longer, what
+    counts half as long, but ``least_steps`` are made.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PlanCase:
     journey: bool = False
     order: str
     least_steps: int = 10
-    max_seconds: float = 12.0
+    max_seconds: float = 8.0
     seed: int = 20261127
 
     def configs(self) -> list[EmbeddingBagConfig]:

@@ -208,7 +208,7 @@ def run_plans(model: Model, plans: Mapping[str, Plan], base: Path, folder: Path)
         begin = time.perf_counter()
         for turn in range(case.num_steps // STEPS_IN_TURN):
             spent = time.perf_counter() - begin
-            if turn * STEPS_IN_TURN >= case.least_steps and spent > case.max_seconds * max(1, len(runs)):
+            if turn * STEPS_IN_TURN >= case.least_steps and spent > case.max_seconds / 2 * max(1, len(runs)):
                 break
             for run in runs.values():
                 run.run(STEPS_IN_TURN)

@@ -21,6 +21,8 @@ Values = NDArray[np.float64]
 NUM_RUNS = 40
 """Run files that a batch's reads are spread over: 29 to 58 in the steady state (docs/row-format.md)."""
 _LEAST = 1e-15  # seconds: what logarithms are taken of
+_NOISE = 0.02
+"""Differences of two measurements are at least this share of the larger: disturbances may make them negative."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,15 +220,10 @@ def _read_page(hardware: Hardware) -> Surface:
 
 def _read_beside(hardware: Hardware) -> Surface:
     """Seconds that reads take longer for a row that is written meanwhile."""
-    pack = _by_record(hardware, "pack")
-    return Surface.of(
-        {
-            (float(m.arguments["record_bytes"]), 1.0): (m.value - pack[float(m.arguments["record_bytes"])])
-            * 1e-9
-            for m in select(hardware, "exchange")
-        },
-        "exchange",
-    )
+    pack, wall = _by_record(hardware, "pack"), _by_record(hardware, "read wall")
+    together = _by_record(hardware, "exchange")
+    more = {size: max(ns - pack[size], _NOISE * wall[size]) for size, ns in together.items()}
+    return Surface.of({(size, 1.0): ns * 1e-9 for size, ns in more.items()}, "exchange")
 
 
 def _curve(hardware: Hardware, what: str, argument: str, unit: float) -> Surface:
@@ -260,6 +257,9 @@ def _separate(
     missing = values[few].keys() ^ values[many].keys()
     if missing:
         raise ConfigError(f"hardware: {what!r} was not measured at {sorted(missing)[0]}; run `hotrow probe`")
-    each = {at: (values[few][at] - values[many][at]) / (1 / few - 1 / many) for at in values[few]}
-    base = {at: values[many][at] - each[at] / many for at in each}
+    each = {
+        at: max((values[few][at] - values[many][at]) / (1 / few - 1 / many), _NOISE * values[few][at])
+        for at in values[few]
+    }
+    base = {at: max(values[many][at] - each[at] / many, _NOISE * values[many][at]) for at in each}
     return Surface.of(base, what), Surface.of(each, what)
