@@ -129,7 +129,7 @@ def test_its_miss_rate_is_the_profiles(streams, profile):
         assert isinstance(stats, EmbeddingOffloadStats)
         distinct = np.mean([len(np.unique(batch)) for batch in batches])
         assert stats.expected_lookups == pytest.approx(distinct, rel=0.01)
-        for num_slots in (1300, 2600, 5000, 9000, 15_000):
+        for num_slots in (1300, 2600, 5000, 9000, 15_000, 18_000):
             fetched = stats.expected_miss_rate(num_slots / NUM_ROWS) * stats.expected_lookups
             measured = rows_read(batches, num_slots) * BATCH * IDS_PER_BAG
             assert abs(fetched - measured) <= 0.02 * stats.expected_lookups, (name, num_slots)

@@ -308,8 +308,8 @@ class _Curve:
                 f"planner_stats: table {name!r} has no LRU miss curve in the profile; make the profile with one"
             )
         per_row = self.lookups / max(self.distinct, 1e-300)  # lookups that share one fetch
-        sizes = np.array([0.0, *(x for x, _ in points if 0 < x < table.num_rows)])
-        misses = np.array([1.0, *(min(1.0, y * per_row) for x, y in points if 0 < x < table.num_rows)])
+        sizes = np.array([0.0, *(x for x, _ in points if 0 < x <= table.num_rows)])
+        misses = np.array([1.0, *(min(1.0, y * per_row) for x, y in points if 0 < x <= table.num_rows)])
         self._sizes, self._misses = sizes, np.minimum.accumulate(misses)
 
     def miss_rate(self, num_rows: Floats) -> Floats:
