@@ -91,7 +91,7 @@ def _lumps(problem: Problem, is_large: bool) -> tuple[float | None, ...]:
     """
     if problem.num_ranks == 1:
         return (None,)
-    return (0.0, *LUMPS[::-1], None) if is_large else (None, *LUMPS)
+    return (0.0, 0.1, None, 0.25) if is_large else (None, *LUMPS)
 
 
 def _with_small_lumps(
