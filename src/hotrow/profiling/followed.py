@@ -29,9 +29,9 @@ PREFIX_SHARES = (1 / 256, 1 / 32, 1 / 4)
 NUM_SIZES = 24
 NUM_SIMULATED_SIZES = (9, 5)
 """Of W-TinyLFU without a pinned prefix, and behind one, at least; all where lookups are few."""
-MAX_SIMULATED = 2 << 20
+MAX_SIMULATED = 1 << 20
 """First touches of batches that each cache of W-TinyLFU is simulated on, over all tables."""
-TABLE_SIMULATED = (1 << 16, 1 << 18)
+TABLE_SIMULATED = (1 << 15, 1 << 18)
 MIN_SIMULATED_ROWS = 4096
 NUM_PARTS = 4
 NEAR = 16
@@ -190,7 +190,7 @@ class Followed:
             num_simulated = NUM_SIMULATED_SIZES[prefix > 0]
             num_simulated = max(num_simulated, num_simulated * wanted // max(len(few.rows), 1))
             near = sizes[sizes <= NEAR * sizes[0]]
-            lru = judge.more_than_stack(LRU, few, near, sizes, num_simulated)
+            lru = judge.more_than_stack(LRU, few, near, sizes, max(4, num_simulated // 2))
             lru[len(near) :] = 0.0
             found.append(_curve("lru", prefix, sizes, stack + np.nan_to_num(lru), errors[0]))
             tiny = judge.more_than_stack(W_TINY_LFU, few, sizes, sizes, num_simulated)
