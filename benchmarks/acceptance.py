@@ -8,7 +8,11 @@ Everything is done through the ``hotrow`` command, watched from outside. The ste
 4. the whole run, killed by SIGKILL between two checkpoints, then ``--resume``: bit for bit the same at the step of 3;
 5. all steps again with rows and state on SSD, ``--dram`` bytes of memory for them, and three kills by SIGKILL: losses,
    rows, state and dense part bit for bit those of 4 at its end;
-6. ``hotrow evaluate``: AUC on the last samples, clearly above chance and near the best.
+6. ``hotrow profile``, ``hotrow probe`` and ``hotrow plan`` for the same bytes of memory; ``hotrow train`` some steps by
+   that plan, predicted against measured;
+7. a later log whose heat has drifted; ``hotrow rebalance`` of the run of 6 by it; that run and the rebalanced one go
+   on: losses, rows, state and dense part bit for bit the same;
+8. ``hotrow evaluate``: AUC on the last samples, clearly above chance and near the best.
 
     python benchmarks/acceptance.py                     the real size: about 20 M lines, 34 M rows of 64, 60 GB of disk
     python benchmarks/acceptance.py --rows 200000 --dim 16 --dram 40MiB    a small one, in minutes
@@ -329,6 +333,95 @@ def differing_arrays(ssd: Path, memory: Path) -> list[str]:
     return found
 
 
+def plan(case: Case) -> None:
+    """Step 6. As many steps as step 3 made; the first tenth of them warms the caches up."""
+    profile, hardware = case.directory / "profile.json", case.directory / "hardware.json"
+    file, run = case.directory / "plan.json", case.directory / "planned"
+    num_steps, data = case.steps["train"]["compared_at_step"], ("--data", case.data)
+    made = {
+        "profile": watch(hotrow("profile", case.data, "--recipe", case.config, "--out", profile, "--json")),
+        "probe": watch(
+            hotrow("probe", "--out", hardware, "--dir", case.directory, "--seconds", 30, "--json")
+        ),
+    }
+    options = ["--profile", profile, "--hardware", hardware, "--dram", case.dram, "--out", file, "--json"]
+    made["plan"] = watch(hotrow("plan", case.config, *data, *options))
+    steps = ["--steps", num_steps, "--set", "evaluation.final_splits=[]"]
+    made["train"] = watch(hotrow("train", case.config, *data, "--out", run, "--plan", file, *steps, "--json"))
+    memory = losses(case.directory / "cut", num_steps)
+    case.check("by the plan: the same losses", losses(run, num_steps) == memory, num_losses=len(memory))
+    measured = json.loads((run / "measured.json").read_text())
+    predicted = (measured.get("predicted") or {}).get("step_seconds")
+    case.steps["plan"] = {
+        "seconds": {name: one.seconds for name, one in made.items()},
+        "peak_gib": {name: one.peak_gib for name, one in made.items()},
+        "gap": json.loads(file.read_text())["notes"].get("planner", {}).get("bound", {}).get("gap"),
+        "predicted_step_seconds": predicted,
+        "measured_step_seconds": measured["step_seconds"]["median"],
+        "num_steps": num_steps,
+    }
+    case.check("by the plan: a step's time was predicted and measured", bool(predicted), seconds=predicted)
+
+
+DRIFT = 0.9
+"""Share of the rows that have changed heat with cold ones at the end of the later log."""
+
+
+def rebalance(case: Case) -> None:
+    """Step 7. The later log is a twentieth as long; its second half tells the heat."""
+    log, later = case.directory / "later.tsv", case.directory / "later"
+    old, new = case.directory / "planned", case.directory / "rebalanced"
+    write_criteo_tsv(log, max(case.num_rows // 20, 50_000), case.seed, drift=DRIFT)
+    extend = ["--extend", case.data, "--min-count", 1_000_000_000]
+    prepared = watch(hotrow("prepare", "criteo", log, "--out", later, *extend, "--json"))
+    log.unlink()
+    which = ["--data", later, "--last", 0.5, "--min-gain", -1, "--keep-plan"]  # all orders that there are
+    made = watch(hotrow("rebalance", old, "--out", new, *which, "--json"))
+    facts, num_steps = made.result, case.steps["plan"]["num_steps"]
+    case.check("rebalanced after a drift", facts["is_rebalanced"] and bool(facts["reordered"]))
+    differing = differing_rows(new, old)
+    case.check(
+        "rebalanced: the same rows, state and dense part, bit for bit", not differing, first=differing[:3]
+    )
+    common = ["train", case.config, "--data", case.data, "--resume", "--steps", 2 * num_steps, "--json"]
+    common += ["--set", "evaluation.final_splits=[]"]
+    went_on = {
+        run.name: watch(hotrow(*common, "--out", run, "--plan", file))
+        for run, file in ((old, case.directory / "plan.json"), (new, new / "plan.json"))
+    }
+    same = losses(new, 2 * num_steps) == losses(old, 2 * num_steps)
+    case.check("gone on after it: the same losses", same, num_losses=len(losses(new, 2 * num_steps)))
+    differing = differing_rows(new, old)
+    case.check("gone on after it: the same rows, state and dense part", not differing, first=differing[:3])
+    tables = facts["tables"].values()
+    case.steps["rebalance"] = {
+        "seconds": {"prepare": prepared.seconds, "rebalance": made.seconds}
+        | {name: one.seconds for name, one in went_on.items()},
+        "peak_gib": made.peak_gib,
+        "reordered": len(facts["reordered"]),
+        "moved_rows": sum(table["num_moved_rows"] for table in tables),
+        "rows_read_per_step_after_the_drift": facts["rows_read_per_step"],
+    }
+    for path in (old, new, later):
+        shutil.rmtree(path)
+
+
+def differing_rows(run: Path, other: Path) -> list[str]:
+    """Names of the arrays of two runs with rows on SSD that are not the same bits in their last checkpoints."""
+    paths = [open_checkpoint(one)[0] for one in (run, other)]
+    sources, found = [CommittedRows(path / "rows") for path in paths], []
+    for table, entry in sources[0].tables.items():
+        for first, last in entry.stretches():
+            parts = [source.read(table, first, last) for source in sources]
+            found += [
+                f"{table}.{name}" for name, part in parts[0].items() if not torch.equal(part, parts[1][name])
+            ]
+    for source in sources:
+        source.close()
+    with ArrayReader(paths[0] / "dense.safetensors") as a, ArrayReader(paths[1] / "dense.safetensors") as b:
+        return found + [name for name in a.arrays if not torch.equal(a.read(name), b.read(name))]
+
+
 def evaluate(case: Case) -> None:
     run = watch(hotrow("evaluate", case.directory / "cut", "--split", "test", "--json"))
     (metrics,) = run.result["metrics"].values()
@@ -407,7 +500,7 @@ def main() -> int:
     case.config.write_text(CONFIG.format(seed=case.seed, dim=case.dim, batch_size=case.batch_size))
     begin = time.monotonic()
     case.dram = options.dram
-    for step in (generate, prepare, train, train_on_ssd, evaluate):
+    for step in (generate, prepare, train, train_on_ssd, plan, rebalance, evaluate):
         step(case)
     result = {
         "name": "acceptance",

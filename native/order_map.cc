@@ -19,13 +19,16 @@ OrderMap::OrderMap(int64_t num_rows, std::span<const uint32_t> from, std::span<c
     throw std::invalid_argument("an order of " + std::to_string(from.size()) + " rows and " +
                                 std::to_string(to.size()) + " places: give one place per row");
   }
-  entries_.resize(from.size() + from.size() / 2 + 1);  // two thirds full at most
+  entries_.resize(from.size() + from.size() / 4 + 1);
+  marks_.resize(from.size() / 8 + 1);
   for (size_t i = 0; i < from.size(); ++i) {
     if (from[i] >= num_rows_ || to[i] >= num_rows_ || from[i] == to[i]) {
       throw std::invalid_argument("row " + std::to_string(from[i]) + " to " + std::to_string(to[i]) +
                                   ": give rows of a table of " + std::to_string(num_rows) + " that move");
     }
-    size_t at = start_of(from[i]);
+    const uint32_t hash = hash_of(from[i]);
+    marks_[mark_of(hash) / 64] |= uint64_t{1} << (mark_of(hash) % 64);
+    size_t at = start_of(hash);
     for (; entries_[at].from != entries_[at].to; at = at + 1 == entries_.size() ? 0 : at + 1) {
       if (entries_[at].from == from[i]) throw std::invalid_argument("row " + std::to_string(from[i]) + " moves twice");
     }
@@ -34,7 +37,10 @@ OrderMap::OrderMap(int64_t num_rows, std::span<const uint32_t> from, std::span<c
 }
 
 uint32_t OrderMap::find(uint32_t value) const {
-  for (size_t at = start_of(value);; at = at + 1 == entries_.size() ? 0 : at + 1) {
+  const uint32_t hash = hash_of(value);
+  const size_t mark = mark_of(hash);
+  if ((marks_[mark / 64] >> (mark % 64) & 1) == 0) return value;
+  for (size_t at = start_of(hash);; at = at + 1 == entries_.size() ? 0 : at + 1) {
     const Entry entry = entries_[at];
     if (entry.from == entry.to) return value;
     if (entry.from == value) return entry.to;
@@ -48,7 +54,9 @@ void OrderMap::translate(const Number* values, int64_t count, Number* out) const
   const uint64_t bound = std::min(num_rows_, kNumNumbers);
   for (int64_t i = 0; i < count; ++i) {
     if (i + kPrefetchDistance < count) {
-      __builtin_prefetch(&entries_[start_of(static_cast<uint32_t>(values[i + kPrefetchDistance]))]);
+      const uint32_t hash = hash_of(static_cast<uint32_t>(values[i + kPrefetchDistance]));
+      __builtin_prefetch(&marks_[mark_of(hash) / 64]);
+      __builtin_prefetch(&entries_[start_of(hash)]);
     }
     const Number value = values[i];
     const bool is_row = static_cast<uint64_t>(static_cast<Bits>(value)) < bound;

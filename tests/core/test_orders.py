@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,8 +168,8 @@ def test_rows_in_order_of_heat_stay():
     assert Order.by_heat(np.full(20_000, 100)).is_identity
     assert Order.by_heat(np.zeros(20_000, np.int64)).is_identity
     assert Order.by_heat(
-        rng.integers(0, 9, 20_000)
-    ).is_identity  # nine accesses against none are the first that count
+        rng.integers(0, 4, 20_000)
+    ).is_identity  # four accesses against none are the first that count
 
 
 @pytest.mark.parametrize("is_scrambled", [False, True])
@@ -236,7 +238,7 @@ def test_identity_costs_nothing():
 def test_memory_is_what_is_stated():
     order = Order.of(10**6, np.arange(10**5), np.roll(np.arange(10**5), 1))
     assert Places([order]).memory_bytes == pytest.approx(order.memory_bytes, rel=0.001)
-    assert order.memory_bytes == 24 * 10**5
+    assert order.memory_bytes == 22 * 10**5
 
 
 def test_ranges_of_rows_come_in_order_of_place():
@@ -248,3 +250,11 @@ def test_ranges_of_rows_come_in_order_of_place():
     assert Places([None, order]).row_ids(moves).tolist() == [0, 5, 2, 3, 4, 6, 7, 1]
     whole = Places([None, order]).range_of_rows(2, 0, 3, 5)
     assert whole.places.tolist() == [3, 4] and whole.slots.tolist() == [0, 1]
+
+
+def test_the_page_on_orders_runs_as_printed(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "orders.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], values)
+    assert values["order"].num_moved_rows == 0 or values["order"].order_id.startswith("sha256:")

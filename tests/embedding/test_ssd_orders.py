@@ -256,7 +256,7 @@ def test_what_an_order_takes_is_part_of_the_cache(tmp_path):
     ) as ssd:
         spared = (without - ssd._store.tiers.tables[0].num_slots) * ssd._store.tiers.tables[0].slot_bytes
         assert users.memory_bytes <= spared < users.memory_bytes + ssd._store.tiers.tables[0].slot_bytes
-        assert users.memory_bytes <= ssd._store.tiers._places.memory_bytes <= users.memory_bytes + 16
+        assert users.memory_bytes <= ssd._store.tiers._places.memory_bytes <= users.memory_bytes + 40
 
 
 def test_foreign_orders_are_refused(tmp_path, committed):
