@@ -18,6 +18,7 @@ from hotrow.errors import ConfigError, HotrowError
 NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "prepare": ("train", ()),
     "profile": ("train", ("datasketches",)),
+    "plan": ("train", ("scipy",)),
     "train": ("train", ("tensorboard",)),
     "evaluate": ("train", ()),
     "export": ("train", ()),

@@ -64,7 +64,7 @@ def solve(
     begin = time.monotonic()
     deadline = np.inf if seconds is None else begin + seconds
     if branch_seconds is None:
-        branch_seconds = 3.0 if problem.num_tables > 200 else 8.0 if problem.num_ranks == 1 else 40.0
+        branch_seconds = 3.0 if problem.num_tables > 200 else 8.0 if problem.num_ranks == 1 else 90.0
     dual = solve_dual(problem, deadline if seconds is None else begin + 0.5 * seconds)
     search = LocalSearch(problem, dual, seed, deadline)
     best = search.least()
