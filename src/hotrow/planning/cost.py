@@ -6,7 +6,7 @@ arrays of one shape, for many tables or many candidates at once. docs/planner.md
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,8 +23,8 @@ RESOURCES = ("foreground", "background", "disk", "network", "writer")
 foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: that thread reads, or waits for it.
 network: between ranks. writer: the threads that write rows out and compact.
 """
-
 Resources: TypeAlias = "tuple[Count, Count, Count, Count, Count]"
+Part: TypeAlias = "Callable[[TableLoad, HardwareRates], Count]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class TableLoad:
     lookups, distinct: ids, and rows among them. row_bytes: elements of a row. record_bytes: with its state.
     arena_bytes: what its slots take, the cache's or the table's. is_translated: behind a cache, where ids become slots
     (else slot = row). rows_read, rows_written, pages_read: from and to SSD in steady state.
-    bytes_sent, bytes_received: between ranks. num_bags: pooled rows; ids_per_bag: their mean length.
+    bytes_sent, bytes_received: between ranks. num_bags: pooled rows; ids_per_bag: their length.
     """
 
     lookups: Count
@@ -82,22 +82,26 @@ class Form:
 
 def forward_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     """Rows that come for the first time in a step come from the arena, repeated ones from what the step touches."""
-    first = load.distinct * rates.forward_lookup(load.row_bytes, load.arena_bytes)
+    first = load.distinct * rates.forward_lookup(load.row_bytes, _spread(load, rates))
     repeats = np.maximum(load.lookups - load.distinct, 0.0)
     again = repeats * rates.forward_lookup(load.row_bytes, load.distinct * load.row_bytes)
-    bags = load.num_bags * rates.forward_bag(load.row_bytes, load.arena_bytes)
+    bags = load.num_bags * rates.forward_bag(load.row_bytes, _spread(load, rates))
     return first + again + bags
 
 
 def update_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    lookups = load.lookups * rates.update_lookup(load.row_bytes, load.arena_bytes)
-    return lookups + load.distinct * rates.update_row(load.row_bytes, load.arena_bytes)
+    lookups = load.lookups * rates.update_lookup(load.row_bytes, _spread(load, rates))
+    return lookups + load.distinct * rates.update_row(load.row_bytes, _spread(load, rates))
+
+
+def _spread(load: TableLoad, rates: HardwareRates) -> Count:
+    return np.maximum(load.arena_bytes, rates.arenas_bytes)
 
 
 def translate_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    slots = load.arena_bytes / np.maximum(load.record_bytes, 1)
-    dynamic = load.lookups * rates.translate_lookup(slots) + load.distinct * rates.translate_row(slots)
-    return np.where(load.is_translated, dynamic, 0.0)
+    slots = _spread(load, rates) / np.maximum(load.record_bytes, 1)
+    seconds = load.lookups * rates.translate_lookup(slots) + load.distinct * rates.translate_row(slots)
+    return np.where(load.is_translated, seconds, 0.0)
 
 
 def arrive_seconds(load: TableLoad, rates: HardwareRates) -> Count:
@@ -111,8 +115,8 @@ def pack_seconds(load: TableLoad, rates: HardwareRates) -> Count:
 def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     """Pages of the disk, by parts, slowed down by rows that are written meanwhile."""
     pages = load.pages_read * rates.read_page(load.record_bytes)
-    pages = pages + load.rows_read * load.record_bytes * rates.burst_byte
-    return pages + load.rows_written * rates.read_beside(load.record_bytes)
+    parts = load.rows_read * load.record_bytes * rates.burst_byte
+    return pages + parts + load.rows_written * rates.read_beside(load.record_bytes)
 
 
 def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
@@ -140,21 +144,20 @@ def table_resources(load: TableLoad, rates: HardwareRates) -> Resources:
 
 def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
     """What bounds a step: the foreground beside what competes with it, look-ahead, the writers, all cores together."""
-    foreground, cores = fixed.foreground_seconds, rates.num_cores
+    foreground = fixed.foreground_seconds
     if not fixed.is_tiered:
         return (Form((1.0, 0.0, 0.0, 1.0, 0.0), foreground, "foreground"),)
-    ahead = rates.tiered_calls + fixed.num_runs * rates.read_burst
     of_read, of_write = rates.read_cpu_share, rates.write_cpu_share
 
-    def beside(lost: float, name: str) -> Form:
+    def competing(lost: float, name: str) -> Form:
         """The foreground, and what it loses for each second of a core that others take."""
-        coefficients = (1.0, lost, lost * of_read, 1.0, lost * of_write)
-        return Form(coefficients, foreground + lost * rates.tiered_calls, name)
+        beside = (1.0, lost, lost * of_read, 1.0, lost * of_write)
+        return Form(beside, foreground + lost * rates.tiered_calls, name)
 
     return (
-        beside(rates.contention, "foreground"),
-        beside(1.0 / cores, "cores"),
-        Form((0.0, 1.0, 1.0, 0.0, 0.0), ahead, "look-ahead"),
+        competing(rates.contention, "foreground"),
+        competing(1.0 / rates.num_cores, "cores"),
+        Form((0.0, 1.0, 1.0, 0.0, 0.0), rates.tiered_calls + fixed.num_runs * rates.read_burst, "look-ahead"),
         Form((0.0, 0.0, 0.0, 0.0, 1.0), 0.0, "writer"),
     )
 
@@ -177,8 +180,7 @@ def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRa
 
     translate, read and write back are the look-ahead thread's, beside the others; wait: for it, in the foreground.
     """
-    forward = _total(forward_seconds, loads, rates)
-    update = _total(update_seconds, loads, rates)
+    forward, update = (_total(part, loads, rates) for part in (forward_seconds, update_seconds))
     parts = {
         "load": fixed.load_seconds,
         "translate": _total(translate_seconds, loads, rates),
@@ -193,6 +195,5 @@ def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRa
     return parts | {"wait": max(0.0, step - fixed.foreground_seconds - forward - update)}
 
 
-def _total(part: object, loads: Sequence[TableLoad], rates: HardwareRates) -> float:
-    assert callable(part)
+def _total(part: Part, loads: Sequence[TableLoad], rates: HardwareRates) -> float:
     return sum(float(np.sum(part(load, rates))) for load in loads)

@@ -38,7 +38,7 @@ from hotrow.planning.problem import Floats, Problem, Solution
 from hotrow.planning.search import Found, solve
 from hotrow.planning.statistics import TableStatistics, read_profile
 from hotrow.planning.why import why
-from hotrow.plans import CacheSpec, Owner, Plan, Segment, TablePlan
+from hotrow.plans import CacheSpec, Owner, Plan, Segment, TablePlan, table_bytes
 from hotrow.profiles import AccessProfile
 from hotrow.sizes import parse_bytes
 
@@ -123,7 +123,8 @@ def plan(
     _check_options(objective, latency_seconds, profile, batch_size, look_ahead, world_size)
     remarks += _check_machine(hardware)
     budget_bytes = _budget(budget, hardware, world_size)
-    rates = HardwareRates.of(hardware).behind(min(budget_bytes["dram"]))
+    whole_bytes = sum(table_bytes(table, optimizer or RowWiseAdagrad()) for table in tables)
+    rates = HardwareRates.of(hardware).behind(min(*budget_bytes["dram"], whole_bytes))
     samples = batch_size or profile.batch_size
     fixed = dense or FixedCosts(other_seconds=rates.step_calls)
     if isinstance(fixed, nn.Module):

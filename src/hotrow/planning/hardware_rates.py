@@ -73,12 +73,12 @@ class HardwareRates:
     Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses are
     spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
     slots; arrive by bytes of a record (a row that was read goes into its slot) and pack (one that is given to the write
-    buffer). Disk: read_page by bytes of a record, of many at a time; read_burst: what each file
-    that is read adds, burst_byte: the same for a byte of a record, where rows are read by parts (``behind``);
+    buffer). Disk: read_page by bytes of a record, of many at a time; read_burst: what each file that is read adds;
     read_beside: what a row that is written adds. Writer: write_row, compaction included. Of the seconds of reading and
     of writing read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one
     layer in torch, forward, backward and update. contention: seconds that the foreground loses for one that another
-    thread takes of a core.
+    thread takes of a core. Of a plan (``behind``): burst_byte, read_burst for a byte of a record, where rows are read
+    by parts; arenas_bytes, of all tables together.
     """
 
     num_cores: int
@@ -104,6 +104,7 @@ class HardwareRates:
     contention: float
     send_byte: float = 0.0
     burst_byte: float = 0.0
+    arenas_bytes: float = 0.0
 
     @classmethod
     def of(cls, hardware: Hardware, num_threads: int | None = None) -> HardwareRates:
@@ -149,13 +150,14 @@ class HardwareRates:
         )
 
     def behind(self, cache_bytes: float, num_runs: int = NUM_RUNS) -> HardwareRates:
-        """With the buffers of caches of so many bytes in all.
+        """With so many bytes for rows in memory: arenas of all tables together, and the buffers of caches of that size.
 
+        A step goes through all tables, so what the shared cache still holds of one depends on all of them.
         Rows are read by as many as the staging buffer holds, each time from every run file; what a burst of reads
         costs beside its reads thus counts for each byte of a record: ``burst_byte``.
         """
         staging = Buffers.of(int(cache_bytes)).staging_bytes
-        return replace(self, burst_byte=num_runs * self.read_burst / staging)
+        return replace(self, burst_byte=num_runs * self.read_burst / staging, arenas_bytes=float(cache_bytes))
 
 
 def select(hardware: Hardware, what: str, **arguments: Any) -> list[Measurement]:
