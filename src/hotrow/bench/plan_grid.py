@@ -136,8 +136,9 @@ def measure(
     with_rules: bool,
 ) -> dict[str, Any]:
     """One model at one budget: our plan, beside it those of simple rules."""
-    budget_bytes = round(sum(table_bytes(table, OPTIMIZER) for table in model.tables) * budget)
-    rates = HardwareRates.of(hardware, NUM_THREADS).behind(budget_bytes)
+    whole_bytes = sum(table_bytes(table, OPTIMIZER) for table in model.tables)
+    budget_bytes = round(whole_bytes * budget)
+    rates = HardwareRates.of(hardware, NUM_THREADS).behind(budget_bytes, whole_bytes)
     fixed = fixed_costs(model, rates)
     try:
         ours = plan(

@@ -120,7 +120,7 @@ def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
 
 
 def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    return load.rows_written * rates.write_row(load.record_bytes)
+    return load.rows_written * rates.write_row(load.record_bytes) * rates.write_slower
 
 
 def page_bytes(record_bytes: Count) -> Count:

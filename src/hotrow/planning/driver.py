@@ -124,7 +124,7 @@ def plan(
     remarks += _check_machine(hardware)
     budget_bytes = _budget(budget, hardware, world_size)
     whole_bytes = sum(table_bytes(table, optimizer or RowWiseAdagrad()) for table in tables)
-    rates = HardwareRates.of(hardware).behind(min(*budget_bytes["dram"], whole_bytes))
+    rates = HardwareRates.of(hardware).behind(min(*budget_bytes["dram"], whole_bytes), whole_bytes)
     samples = batch_size or profile.batch_size
     fixed = dense or FixedCosts(other_seconds=rates.step_calls)
     if isinstance(fixed, nn.Module):

@@ -78,7 +78,7 @@ class HardwareRates:
     of writing read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one
     layer in torch, forward, backward and update. contention: seconds that the foreground loses for one that another
     thread takes of a core. Of a plan (``behind``): burst_byte, read_burst for a byte of a record, where rows are read
-    by parts; arenas_bytes, of all tables together.
+    by parts; arenas_bytes, of all tables together; write_slower, than with the buffer that was measured.
     """
 
     num_cores: int
@@ -105,6 +105,9 @@ class HardwareRates:
     send_byte: float = 0.0
     burst_byte: float = 0.0
     arenas_bytes: float = 0.0
+    write_share: float = 1.0
+    write_exponent: float = 0.0
+    write_slower: float = 1.0
 
     @classmethod
     def of(cls, hardware: Hardware, num_threads: int | None = None) -> HardwareRates:
@@ -135,6 +138,8 @@ class HardwareRates:
             read_cpu_share=_share(hardware, "read cpu", "read wall"),
             write_row=_curve(hardware, "write wall", "record_bytes", 1e-9),
             write_cpu_share=_share(hardware, "write out", "write wall"),
+            write_share=_write_power(hardware)[0],
+            write_exponent=_write_power(hardware)[1],
             flop=Surface.of(
                 {
                     (float(m.arguments["batch"]), 1.0): 1 / m.value
@@ -149,15 +154,25 @@ class HardwareRates:
             contention=select(hardware, "contention")[0].value,
         )
 
-    def behind(self, cache_bytes: float, num_runs: int = NUM_RUNS) -> HardwareRates:
-        """With so many bytes for rows in memory: arenas of all tables together, and the buffers of caches of that size.
+    def behind(self, cache_bytes: float, whole_bytes: float, num_runs: int = NUM_RUNS) -> HardwareRates:
+        """With so many bytes for rows in memory, of the ``whole_bytes`` that all rows take.
+
+        They are the arenas of all tables together, and give the buffers.
 
         A step goes through all tables, so what the shared cache still holds of one depends on all of them.
         Rows are read by as many as the staging buffer holds, each time from every run file; what a burst of reads
-        costs beside its reads thus counts for each byte of a record: ``burst_byte``.
+        costs beside its reads thus counts for each byte of a record: ``burst_byte``. The smaller the write buffer is
+        beside the rows, the smaller are runs and the more is merged: by a power that two measured sizes give.
         """
-        staging = Buffers.of(int(cache_bytes)).staging_bytes
-        return replace(self, burst_byte=num_runs * self.read_burst / staging, arenas_bytes=float(cache_bytes))
+        buffers = Buffers.of(int(cache_bytes))
+        share = buffers.write_buffer_bytes / max(whole_bytes, 1.0)
+        slower = (self.write_share / share) ** self.write_exponent
+        return replace(
+            self,
+            burst_byte=num_runs * self.read_burst / buffers.staging_bytes,
+            arenas_bytes=float(cache_bytes),
+            write_slower=float(slower),
+        )
 
 
 def select(hardware: Hardware, what: str, **arguments: Any) -> list[Measurement]:
@@ -226,6 +241,16 @@ def _read_beside(hardware: Hardware) -> Surface:
     together = _by_record(hardware, "exchange")
     more = {size: max(ns - pack[size], _NOISE * wall[size]) for size, ns in together.items()}
     return Surface.of({(size, 1.0): ns * 1e-9 for size, ns in more.items()}, "exchange")
+
+
+def _write_power(hardware: Hardware) -> tuple[float, float]:
+    """Write buffer over rows that ``write wall`` was measured with, and the power by which less of it is slower."""
+    small = select(hardware, "write wall, small buffer")[0]
+    size = small.arguments["record_bytes"]
+    usual = min(select(hardware, "write wall"), key=lambda m: abs(m.arguments["record_bytes"] - size))
+    share = float(usual.arguments["buffer_share"])
+    power = np.log(small.value / usual.value) / np.log(share / small.arguments["buffer_share"])
+    return share, float(np.clip(power, 0.0, 1.0))
 
 
 def _curve(hardware: Hardware, what: str, argument: str, unit: float) -> Surface:

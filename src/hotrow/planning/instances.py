@@ -244,7 +244,7 @@ def reference_hardware() -> Hardware:
         add("arrive", "ns", 400 + record_bytes, record_bytes=record_bytes)
         add("pack", "ns", 100 + record_bytes / 2, record_bytes=record_bytes)
         add("write out", "ns", 300 + 3 * record_bytes, record_bytes=record_bytes)
-        add("write wall", "ns", 600 + 6 * record_bytes, record_bytes=record_bytes)
+        add("write wall", "ns", 600 + 6 * record_bytes, record_bytes=record_bytes, buffer_share=1 / 64)
         add("read wall", "ns", 11e3 + record_bytes, record_bytes=record_bytes, pages_per_row=1.0, num_runs=40.0,
             rows=8192.0)  # fmt: skip
         add("read cpu", "ns", 3e3, record_bytes=record_bytes)
@@ -252,6 +252,7 @@ def reference_hardware() -> Hardware:
     for num_bytes in (4096.0, 8192.0, 16384.0, 65536.0):
         for depth, rate in ((1, 12e3), (64, 90e3)):
             add("read", "1/s", rate / (1 + num_bytes / 65536), bytes=num_bytes, queue_depth=depth)
+    add("write wall, small buffer", "ns", 3e3, record_bytes=260.0, buffer_share=1 / 256)
     for reads in (1, 8, 64, 512):
         add("burst", "us", 60.0 + 11 * reads, bytes=4096, reads=float(reads), queue_depth=64)
     for batch in (64.0, 2048.0, 8192.0):

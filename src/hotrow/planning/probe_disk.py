@@ -32,6 +32,9 @@ RECORD_BYTES = (68, 260, 516)
 LIVE_BYTES = 96 << 20
 STORE_BUFFERS = Buffers(staging_bytes=512 << 10, write_buffer_bytes=1536 << 10, writer_bytes=128 << 10)
 """Of a store of LIVE_BYTES: a half of the write buffer is to them as at a cache of a tenth of the table."""
+SMALL_BUFFERS = Buffers(staging_bytes=64 << 10, write_buffer_bytes=384 << 10, writer_bytes=32 << 10)
+"""As behind caches of a fortieth: smaller runs, which are merged more often, written and read in smaller pieces."""
+SMALL_RECORD_BYTES = 260
 ROWS_AT_A_TIME = 8192
 NEEDED_BYTES = SCAN_BYTES + 3 * LIVE_BYTES
 
@@ -135,13 +138,13 @@ class Sample(NamedTuple):
 class RowsOnDisk:
     """One table of records of ``record_bytes`` in a row store, and slots to move them from and to."""
 
-    def __init__(self, directory: Path, record_bytes: int) -> None:
+    def __init__(self, directory: Path, record_bytes: int, buffers: Buffers) -> None:
         self.record_bytes, self.num_rows = record_bytes, LIVE_BYTES // record_bytes
         dim, self.num_slots = record_bytes // 4 - 1, self.num_rows // 10
         table = TieredTable(
             "t", self.num_rows, 0, self.num_slots, "lru", record_bytes, 0, 0.0, 0.0, {"record": ["probe"]}
         )
-        self.store = open_native_store(directory, None, [table], STORE_BUFFERS)
+        self.store = open_native_store(directory, None, [table], buffers)
         rows = kernels.empty_arena(self.num_slots, dim, torch.float32).fill_(0.01)
         state = {"sum": torch.ones(self.num_slots)}
         self.group = TableGroup([TableSpec("t", dim)], [], [rows], [state])
@@ -188,7 +191,7 @@ def _moves(ids: Tensor, slots: Tensor) -> Moves:
 def probe_store(directory: Path, record_bytes: int) -> list[Measurement]:
     """What rows of one size take on their way out and in, overwritten at random until compaction is at work."""
     directory.mkdir()
-    rows = RowsOnDisk(directory, record_bytes)
+    rows = RowsOnDisk(directory, record_bytes, STORE_BUFFERS)
     try:
         rows.fill()
         helpers, written, wall, turns = _overwrite(rows)
@@ -217,8 +220,30 @@ def probe_store(directory: Path, record_bytes: int) -> list[Measurement]:
         measurement("exchange", "ns/row", [(t.wall - quiet) * per for t in both], **at),
         measurement("write out", "ns/row", helpers, **at),
         measurement("written", "bytes/row", written, **at),
-        measurement("write wall", "ns/row", wall, **at),
+        measurement(
+            "write wall",
+            "ns/row",
+            wall,
+            **at,
+            buffer_share=STORE_BUFFERS.write_buffer_bytes / LIVE_BYTES,
+        ),
     ]
+
+
+def probe_small_buffers(directory: Path) -> Measurement:
+    """Rows overwritten as in ``probe_store`` behind SMALL_BUFFERS."""
+    directory.mkdir()
+    rows = RowsOnDisk(directory, SMALL_RECORD_BYTES, SMALL_BUFFERS)
+    try:
+        rows.fill()
+        walls = _overwrite(rows)[2]
+    finally:
+        rows.store.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    share = SMALL_BUFFERS.write_buffer_bytes / LIVE_BYTES
+    return measurement(
+        "write wall, small buffer", "ns/row", walls, record_bytes=SMALL_RECORD_BYTES, buffer_share=share
+    )
 
 
 def _overwrite(rows: RowsOnDisk) -> tuple[list[float], list[float], list[float], list[Sample]]:

@@ -14,7 +14,14 @@ from hotrow.planning import probe_gpu, probe_ranks
 from hotrow.planning.fingerprint import core_cache_bytes, memory_bytes, read_fingerprint
 from hotrow.planning.probe_calls import TinySteps, contention_case
 from hotrow.planning.probe_dense import dense_cases
-from hotrow.planning.probe_disk import RECORD_BYTES, SCAN_BYTES, ScanFile, probe_store, scratch
+from hotrow.planning.probe_disk import (
+    RECORD_BYTES,
+    SCAN_BYTES,
+    ScanFile,
+    probe_small_buffers,
+    probe_store,
+    scratch,
+)
 from hotrow.planning.probe_rows import (
     Arena,
     arena_sizes,
@@ -79,6 +86,7 @@ def _disk(folder: Path, seconds: float, progress: Say) -> list[Measurement]:
     for record_bytes in RECORD_BYTES:
         progress(f"disk: rows with records of {record_bytes} bytes")
         found += probe_store(folder / f"rows-{record_bytes}", record_bytes)
+    found.append(probe_small_buffers(folder / "rows-small"))
     return found
 
 
