@@ -161,7 +161,11 @@ class RowsDirectory:
         for path in paths:
             if not path.is_dir():
                 continue
-            if not self.files.exists(path / MANIFEST_FILE):
+            try:
+                has_manifest = self.files.exists(path / MANIFEST_FILE)
+            except OSError as error:
+                raise _refused(path, "list", error) from error
+            if not has_manifest:
                 raise FormatError(
                     f"{path}: no {MANIFEST_FILE} in it, so it is no commit, or not a whole one; move it out of "
                     f"{self.commits}"
