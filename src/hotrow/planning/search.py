@@ -142,7 +142,7 @@ class LocalSearch:
         self.scores = dual.scores(problem)
         self.scale = np.maximum(problem.limits.mean(0), 1e-12)
         self.unit = max(abs(dual.value), 1e-12)
-        order = np.argsort(self.scores, kind="stable")[: max(POOL, problem.num_tables + 1)]
+        order = np.argsort(self.scores, kind="stable")[: problem.num_tables + POOL]
         self.pool = np.sort(order)
 
     def least(self) -> Solution:
