@@ -116,13 +116,14 @@ class HardwareRates:
         Raises ConfigError naming the measurement that is missing and the command that makes it.
         """
         threads = _measured_threads(hardware, num_threads)
+        cores = max(1, int(hardware.fingerprint.get("cores", 1)))
         lookup, bag = _forward(hardware, threads)
         per_lookup, per_row = _per_lookup_and_row(
             hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
         )
         slot_lookup, slot_row = _per_lookup_and_row(hardware, "translate", ("num_slots",))
         return cls(
-            num_cores=max(1, int(hardware.fingerprint.get("cores", 1))),
+            num_cores=cores,
             num_threads=threads,
             forward_lookup=lookup,
             forward_bag=bag,
@@ -151,7 +152,8 @@ class HardwareRates:
             operation=select(hardware, "operation", threads=threads)[0].value * 1e-6,
             step_calls=_step_calls(hardware, select(hardware, "operation", threads=threads)[0].value) * 1e-6,
             tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
-            contention=select(hardware, "contention")[0].value,
+            # A second of one core costs all threads that much of it at least, and no more if they wait for each other.
+            contention=float(np.clip(select(hardware, "contention")[0].value, 1 / cores, 1.0)),
         )
 
     def behind(self, cache_bytes: float, whole_bytes: float, num_runs: int = NUM_RUNS) -> HardwareRates:
