@@ -30,8 +30,8 @@ FORMAT, FORMAT_VERSION = "hotrow-order", 1
 MAX_ROWS = 2**32 - 2
 
 MAP_BYTES_PER_ROW = 22
-"""DRAM per moved row where ids are translated: hash tables id → place and back, 8 bytes an entry, four fifths full, and a
-byte each that tells most rows that have not moved at once."""
+"""DRAM per moved row where ids are translated: hash tables id → place and back, 8 bytes an entry, four fifths full, and
+a byte each that tells most rows that have not moved at once."""
 
 SIGMAS = 2.0
 """Standard deviations of chance by which a row must be hotter than the one whose place it gets."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hotrow.explanation import bytes_text, seconds_text
 from hotrow.planning.candidates import POLICIES, RANK, STRIPE, Candidates
 from hotrow.planning.problem import Problem
 
@@ -20,7 +21,7 @@ def why(task: Task, problem: Problem, candidates: Candidates, found: Found) -> l
     """A line for every table."""
     bounded = problem.num_bounded
     seconds = problem.average[:, bounded:] @ found.prices[bounded:]
-    price = float(found.prices[0]) * _MIB * 1e6
+    price = seconds_text(float(found.prices[0]) * _MIB)
     lines = []
     for index in range(problem.num_tables):
         chosen = int(found.solution.choice[index])
@@ -31,18 +32,18 @@ def why(task: Task, problem: Problem, candidates: Candidates, found: Found) -> l
             size = problem.average[chosen, 0] - problem.average[smaller, 0]
             spared = (seconds[smaller] - seconds[chosen]) / size
             at = int(spared.argmin())
-            worth = spared[at] * _MIB * 1e6
+            worth = seconds_text(max(0.0, float(spared[at])) * _MIB)
             lines.append(
-                f"{what}: its last {size[at] / _MIB:.3g} MiB spare {worth:.3g} us a step each, a MiB is worth "
-                f"{price:.3g}"
+                f"{what}: its last {bytes_text(float(size[at]))} spare {worth} a step and MiB; elsewhere a MiB spares "
+                f"{price}"
             )
         elif len(options) > 1:
             larger = options[problem.average[options, 0] > problem.average[chosen, 0]]
             size = problem.average[larger, 0] - problem.average[chosen, 0]
             spared = (seconds[chosen] - seconds[larger]) / np.maximum(size, 1e-9)
-            worth = float(spared.max(initial=0.0)) * _MIB * 1e6
+            worth = seconds_text(float(spared.max(initial=0.0)) * _MIB)
             lines.append(
-                f"{what}, the least: more would spare {worth:.3g} us a step and MiB, a MiB is worth {price:.3g}"
+                f"{what}, the least: more would spare {worth} a step and MiB; elsewhere a MiB spares {price}"
             )
         else:
             lines.append(f"{what}: nothing else is legal, or better in any respect")

@@ -101,7 +101,9 @@ class Counting:
         num_tables = len(layout.tables)
         max_events = events_per_table(num_tables, memory_bytes)
         max_windows = 64 if num_tables <= 64 else 16 if num_tables <= 1024 else 8
-        options = [(table.num_rows or 0, True, max_events, batch_size, max_windows) for table in layout.tables]
+        options = [
+            (table.num_rows or 0, True, max_events, batch_size, max_windows) for table in layout.tables
+        ]
         # The smallest tables are counted first; the order of the tables is the caller's.
         order = sorted(range(num_tables), key=lambda number: options[number][0])
         self._index = {number: index for index, number in enumerate(order)}
