@@ -50,7 +50,9 @@ def bench_plan_gaps(
         )
         cases.append({"name": found.name, "facts": _facts(found)})
         progress(f"{found.name}: gap {found.gap:.3%} in {found.seconds:.1f} s")
-        text = f"seconds for {num_tables} tables on {num_ranks} ranks, with a gap <= {MAX_GAP:g}, <= {limit:g}"
+        text = (
+            f"seconds for {num_tables} tables on {num_ranks} ranks, with a gap <= {MAX_GAP:g}, <= {limit:g}"
+        )
         is_met = found.seconds <= limit and found.gap <= MAX_GAP
         bounds.append({"bound": text, "measured": found.seconds, "met": is_met})
     return {
