@@ -371,7 +371,7 @@ def rebalance(case: Case) -> None:
     """Step 7. The later log is a twentieth as long; its second half tells the heat."""
     log, later = case.directory / "later.tsv", case.directory / "later"
     old, new = case.directory / "planned", case.directory / "rebalanced"
-    write_criteo_tsv(log, max(case.num_rows // 20, 16 * case.batch_size), case.seed, drift=DRIFT)
+    write_criteo_tsv(log, max(case.num_rows // 20, 16 * case.batch_size, 50_000), case.seed, drift=DRIFT)
     extend = ["--extend", case.data, "--min-count", 1_000_000_000]
     prepared = watch(hotrow("prepare", "criteo", log, "--out", later, *extend, "--json"))
     log.unlink()

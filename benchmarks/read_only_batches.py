@@ -181,7 +181,7 @@ class PreadStore:
         ]
 
     def read(self, moves: Moves, records: Tensor, found: Tensor) -> None:
-        begin, places = moves.begin.numpy(), moves.row_ids.numpy()
+        begin, places = moves.begin.numpy(), moves.places.numpy()
         rows = np.concatenate(
             [row_of[places[a:b]] for row_of, a, b in zip(self._row_of, begin, begin[1:], strict=False)]
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import pytest
 from ssd_cases import OPTIMIZERS, assert_same_rows, batches, build, small_plan, tables_of
@@ -107,3 +109,38 @@ def test_a_forked_child_leaves_what_is_its_parents(tmp_path):
         ssd.commit("a")
     with pytest.raises(ConfigError, match="open its storage_dir again"):
         ssd(inputs[2])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_may_read_and_is_told_that_it_cannot_train(tmp_path):
+    inputs = batches(TABLES, 3)
+    with opened(tmp_path) as ssd:
+        ssd(inputs[0]).values().sum().backward()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            try:
+                ssd(inputs[1]).values().sum().backward()
+            except ConfigError as error:
+                os._exit(7 if "forked" in str(error) else 8)
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_closing_lets_the_arenas_go(tmp_path):
+    ssd = opened(tmp_path)
+    ssd(batches(TABLES, 1)[0]).values().sum().backward()
+    ssd.commit("a")
+    arenas = [weakref.ref(rows) for rows in ssd._store.tiers.group.rows]
+    ssd.close()
+    gc.collect()
+    assert [arena for arena in arenas if arena() is not None] == []
+    with pytest.raises(ConfigError, match="closed"):
+        ssd(batches(TABLES, 1)[0])
+    commit = tmp_path / "commits" / "a"
+    served = build(TABLES, plan=small_plan(TABLES, OPTIMIZER), from_commit=commit, read_only=True)
+    served(batches(TABLES, 1)[0])
+    arenas = [weakref.ref(rows) for rows in served._store.tiers.group.rows]
+    served.close()
+    gc.collect()
+    assert [arena for arena in arenas if arena() is not None] == []

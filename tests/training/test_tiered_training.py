@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,21 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match="no such directory to write the trace into"):
         Trainer(config(), dataset, tmp_path / "run", trace=tmp_path / "missing" / "trace.json")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_commits_early_where_the_disk_is_short(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hotrow.storage.budget.MIN_BUFFER_BYTES", 0)
+    Trainer(config(None), dataset, tmp_path / "memory").train()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("hotrow.training.shortage.shutil.disk_usage", lambda path: usage._replace(free=0))
+    out = tmp_path / "short"
+    saved: list[int] = []
+    trainer = Trainer(config(checkpoint={"every_steps": 10}), dataset, out)
+    save = trainer._save
+    monkeypatch.setattr(trainer, "_save", lambda *args: (saved.append(trainer.state.step), save(*args))[1])
+    trainer.train()
+    trainer.model.embeddings.close()
+    assert set(saved) > {10, 20, 30, 40, 50, 60} and set(saved) - {10, 20, 30, 40, 50, 60} <= {16, 32, 48}
+    assert_same(out, tmp_path / "memory")

@@ -12,6 +12,7 @@ import typer
 
 from hotrow.cli.console import on_terminal, print_json, say
 from hotrow.cli.train import Json, Set, load_config, run_training, show
+from hotrow.errors import ConfigError
 
 PROBE_SECONDS = 15.0
 
@@ -133,10 +134,16 @@ def _plan(config: Any, data_dir: Path, out: Path, dram: float, clock: _Clock) ->
 def _hardware(out: Path) -> Any:
     """This machine as measured before, or now."""
     from hotrow import env
-    from hotrow.planning import default_hardware, differences, probe, read_fingerprint
+    from hotrow.planning import HardwareRates, default_hardware, differences, probe, read_fingerprint
 
     found = default_hardware()
-    if found is None or differences(found.fingerprint, read_fingerprint(out)):
+    try:
+        is_known = found is not None and not differences(found.fingerprint, read_fingerprint(out))
+        if found is not None and is_known:
+            HardwareRates.of(found)
+    except ConfigError:  # an older probe left something out
+        is_known = False
+    if not is_known:
         found = probe(out, PROBE_SECONDS)
         path = env.hardware_file()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@ def import_rows(collection: EmbeddingBagCollection | EmbeddingCollection, path: 
     path: a safetensors file or a DCP checkpoint with arrays ``embedding_bags.<table>.weight`` (or ``embeddings.``, and
     whatever stands before), or a commit of a collection. Every table of the collection must be there, of its width and
     of at most its rows; rows behind them stay as they are. Weights of another float precision are rounded. Optimizer
-    state is written where the file has it, and left as it is where it has none. What else the file has is not read.
+    state is written where the file has it, and left as it is where it has none; the count of steps goes with it (Adam
+    depends on it) where all tables have theirs. What else the file has is not read.
 
     Raises ConfigError naming table and both sizes, before anything is written; FormatError, StorageError.
     """
@@ -30,6 +31,9 @@ def import_rows(collection: EmbeddingBagCollection | EmbeddingCollection, path: 
             for first, last in entry.stretches():
                 collection.write_rows(table.name, first, source.read(table.name, first, last))
             written[table.name] = entry.num_rows
+        if source.step and all(source.tables[table.name].state for table in collection.row_tables()):
+            seed = collection.random_state()["seed"]
+            collection.load_random_state({"seed": seed, "step": source.step})
     finally:
         source.close()
     return written

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
@@ -15,22 +15,33 @@ from typing import Any
 
 
 class Turns:
-    """A lock that its holder cannot take again before one who waits has had it.
+    """A lock that is had in the order in which it was asked for.
 
-    So the foreground waits for one batch of the background's at most, however many are announced.
+    So the foreground waits for one batch of the background's at most, however many are announced. Whose ticket is the
+    first has the turn; a ticket is there from inside the ``try`` that takes it away again, so that an interrupt
+    (Ctrl-C) between any two instructions leaves nobody's turn behind. Who waits looks again by itself after a while, in
+    case the one before was interrupted between leaving and telling.
     """
 
+    _LOOK_AGAIN_SECONDS = 0.05
+
     def __init__(self) -> None:
-        self._next, self._held = threading.Lock(), threading.Lock()
+        self._tickets: deque[Any] = deque()  # locks that their owners hold; one call on it is one step
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        with self._next:
-            self._held.acquire()
+        tickets, ticket = self._tickets, threading.Lock()
+        ticket.acquire()
         try:
+            tickets.append(ticket)
+            while tickets[0] is not ticket:
+                ticket.acquire(timeout=self._LOOK_AGAIN_SECONDS)
             yield
         finally:
-            self._held.release()
+            if ticket in tickets:  # first of all: an interrupt from here on finds it gone
+                tickets.remove(ticket)
+            with suppress(IndexError, RuntimeError):  # nobody waits, or was told already
+                tickets[0].release()
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -339,6 +339,7 @@ class ReadOnlyRows:
             self._is_closed = True
             self._changed.wait_for(lambda: self._is_torn or self._num_open == 0)
         self.store.close()
+        self.group = replace(self.group, rows=(), state=(), row_ids=())
 
 
 _CHUNK_ROWS = 1 << 20

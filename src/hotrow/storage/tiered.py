@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,6 +76,7 @@ class Lease:
     @contextmanager
     def change(self) -> Iterator[Tensor]:
         """As ``use``, by one who changes the rows; the slots are given back in the end."""
+        self.rows.check_process()
         with self.use() as slots:
             self.is_dirty = True  # before the first is changed: an interrupt in between must not lose it
             yield slots
@@ -424,10 +426,19 @@ class TieredRows:
 
     def commit(self, directory: Path) -> int:
         """All rows as they are now, durable and named in ``directory``, which exists. Returns the new bytes."""
+        self.check_process()
         with self._turns.taken(), self._whole():
             self._flush()
             with self.tracer.span("commit rows"):
                 return self.store.commit(directory)
+
+    def check_process(self) -> None:
+        """Raise ConfigError in a forked child, which has none of the threads that write rows out."""
+        if os.getpid() != self._owner:
+            raise ConfigError(
+                "rows on SSD are changed and committed by the process that opened them, not by one forked from it; "
+                "close the collection before forking, and open its storage_dir in the child"
+            )
 
     def _check_fault(self) -> None:
         if self._fault is not None:
@@ -443,6 +454,8 @@ class TieredRows:
                 self._take_back_all()
                 self._fault = _CLOSED
                 self.store.close()
+                # Whoever is still in the middle of a lookup has the old group, and its arenas until then.
+                self.group = replace(self.group, rows=(), state=(), row_ids=())
 
 
 _CHUNK_ROWS = 1 << 20

@@ -90,6 +90,10 @@ class StorageConfig:
     def __post_init__(self) -> None:
         if self.plan is not None and self.dram is not None:
             raise ConfigError(f"plan = {self.plan!r} and dram = {self.dram!r}: give one of them")
+        if self.policy != "lru" and self.dram is None:
+            raise ConfigError(
+                f"policy = {self.policy!r} is of caches within dram: give dram with it, or leave it out"
+            )
 
     @property
     def is_tiered(self) -> bool:

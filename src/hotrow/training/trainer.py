@@ -37,6 +37,7 @@ from hotrow.training.saving import (
     rows_of,
     rows_orders,
 )
+from hotrow.training.shortage import is_commit_due
 from hotrow.training.starting import (
     Inheritance,
     StartFrom,
@@ -115,6 +116,8 @@ class Trainer:
         self.trace, self.tracer = trace, PartTimes(enabled=trace is not None)
         if trace is not None and not Path(trace).absolute().parent.is_dir():
             raise ConfigError(f"{trace}: there is no such directory to write the trace into; make it first")
+        if trace is not None and Path(trace).is_dir():
+            raise ConfigError(f"{trace}: is a directory; give the trace a file's name")
         self.progress = progress or Silence()
         self.manifest: DatasetManifest = data_manifest(config, data_dir)
         self.columns = Columns.of(self.manifest, config.data.features)
@@ -272,8 +275,11 @@ class Trainer:
         if plan is None:
             order_ids = {name: order.order_id for name, order in orders.items()}
             plan = Plan.in_memory(tables).with_orders(order_ids)
-        directory = Path(config.storage.dir) if config.storage.dir else self.run_dir / "rows"
-        return Placement(plan=plan, storage_dir=directory, from_commit=commit)
+        return Placement(plan=plan, storage_dir=self._rows_dir(), from_commit=commit)
+
+    def _rows_dir(self) -> Path:
+        """Where rows on SSD are."""
+        return Path(self.config.storage.dir) if self.config.storage.dir else self.run_dir / "rows"
 
     def _first_lookups(self) -> Iterator[KeyedJaggedTensor]:
         """What a run from the start looks up."""
@@ -334,8 +340,10 @@ class Trainer:
             auc = self._evaluate(config.evaluation.split, history, config.evaluation.max_samples)
             is_best = self._note_best(auc)
             self._begin_training_bar()
-        if _is_due(step, config.checkpoint.every_steps) or (is_best and config.checkpoint.keep_best):
-            self._save(window, checkpoints)
+        is_short = self.model.is_tiered and is_commit_due(step, self._rows_dir(), self.run_dir / CHECKPOINTS)
+        is_due = _is_due(step, config.checkpoint.every_steps) or (is_best and config.checkpoint.keep_best)
+        if is_due or is_short:
+            self._save(window, checkpoints, 1 if is_short else config.checkpoint.keep_last)
 
     def _begin_training_bar(self) -> None:
         total = round(self.num_steps * self.num_samples_in_epoch / max(1, self._steps_per_epoch()))
@@ -407,7 +415,8 @@ class Trainer:
         state.best_step, state.best_auc = state.step, auc
         return True
 
-    def _save(self, window: Window, checkpoints: CheckpointDirectory) -> Path:
+    def _save(self, window: Window, checkpoints: CheckpointDirectory, keep_last: int | None = None) -> Path:
+        """Commit a checkpoint; ``keep_last`` of them stay here, those of the configuration if None."""
         config, state = self.config.checkpoint, self.state
         manifest = make_manifest(
             self.model,
@@ -423,7 +432,7 @@ class Trainer:
         if self.remote is not None:
             kept = tuple(checkpoints.at(step).name for step in keep)
             self.remote.send(path, config.keep_last, kept)
-        checkpoints.prune(config.keep_last, keep)
+        checkpoints.prune(keep_last or config.keep_last, keep)
         return path
 
     def _finish(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> Path:
