@@ -92,6 +92,7 @@ class Case:
     steps: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     dram: str = "1GiB"
+    probe_seconds: float = 30.0
 
     @property
     def config(self) -> Path:
@@ -341,7 +342,9 @@ def plan(case: Case) -> None:
     made = {
         "profile": watch(hotrow("profile", case.data, "--recipe", case.config, "--out", profile, "--json")),
         "probe": watch(
-            hotrow("probe", "--out", hardware, "--dir", case.directory, "--seconds", 30, "--json")
+            hotrow(
+                "probe", "--out", hardware, "--dir", case.directory, "--seconds", case.probe_seconds, "--json"
+            )
         ),
     }
     options = ["--profile", profile, "--hardware", hardware, "--dram", case.dram, "--out", file, "--json"]
@@ -489,6 +492,7 @@ def main() -> int:
         "--auc-margin", type=float, default=0.025, help="largest distance from the best possible AUC"
     )
     parser.add_argument("--dram", default="1GiB", help="memory for rows and state of the run on SSD")
+    parser.add_argument("--probe-seconds", type=float, default=30.0, help="of hotrow probe")
     parser.add_argument("--dir", type=Path, default=Path("acceptance"), help="working directory; emptied")
     parser.add_argument("--result", type=Path, help="directory that gets the dated result")
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
@@ -499,7 +503,7 @@ def main() -> int:
     case = Case(directory, options.rows, options.dim, options.batch_size, options.seed, options.auc_margin)
     case.config.write_text(CONFIG.format(seed=case.seed, dim=case.dim, batch_size=case.batch_size))
     begin = time.monotonic()
-    case.dram = options.dram
+    case.dram, case.probe_seconds = options.dram, options.probe_seconds
     for step in (generate, prepare, train, train_on_ssd, plan, rebalance, evaluate):
         step(case)
     result = {

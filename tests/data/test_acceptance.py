@@ -15,7 +15,18 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "acceptance.py"
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_acceptance_in_small(tmp_path: Path) -> None:
-    options = ["--rows", "100000", "--dim", "8", "--batch-size", "1024", "--auc-margin", "0.15"]
+    options = [
+        "--rows",
+        "100000",
+        "--dim",
+        "8",
+        "--batch-size",
+        "1024",
+        "--auc-margin",
+        "0.15",
+        "--probe-seconds",
+        "10",
+    ]
     run = [sys.executable, str(SCRIPT), *options, "--dir", str(tmp_path / "work")]
     done = subprocess.run(run, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr

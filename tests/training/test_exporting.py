@@ -14,7 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from training_helpers import make_dataset, small_config
 
-from hotrow import EmbeddingBagCollection, EmbeddingBagConfig, Plan, optim
+from hotrow import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, Plan, optim
 from hotrow.checkpoint import ArrayReader, open_checkpoint
 from hotrow.cli import run
 from hotrow.errors import ConfigError, FormatError
@@ -268,7 +268,7 @@ print("most", max(found.values()) - base)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_for_a_stretch_of_rows_only(tmp_path):
     """384 MB of rows and 6 MB of state, out and in again, with a small cache: how much more memory than small ones."""
     result = subprocess.run(
@@ -285,3 +285,27 @@ def test_memory_for_a_stretch_of_rows_only(tmp_path):
     plain = (ids.view(-1, 1) * 64 + torch.arange(64)).float().double().sum()
     assert f"plain {float(plain)}" in result.stdout, "one chunk of all rows, as dcp.save writes it"
     assert int(result.stdout.split("most ")[1]) < 120, result.stdout
+
+
+def test_steps_go_with_imported_state(tmp_path):
+    """Adam corrects its moments by the number of steps: rows after one more step tell whether it came along."""
+    tables = [EmbeddingBagConfig(num_embeddings=50, embedding_dim=4, name="a", feature_names=["f"])]
+    ids = KeyedJaggedTensor(["f"], torch.arange(20) % 7, lengths=torch.ones(20, dtype=torch.int64))
+
+    def step(ebc):
+        ebc(ids).values().square().sum().backward()
+
+    plan = Plan.manual({"a": {"cache": {"bytes": "64KiB"}}}, tables)
+    with EmbeddingBagCollection(
+        tables, plan=plan, optimizer=optim.Adam(lr=0.1), storage_dir=tmp_path / "rows"
+    ) as ebc:
+        for _ in range(5):
+            step(ebc)
+        commit = ebc.commit("a")
+        step(ebc)
+        expected = ebc.row_arrays()["a.weight"].clone()
+    other = EmbeddingBagCollection(tables, optimizer=optim.Adam(lr=0.1), seed=3)
+    import_rows(other, commit)
+    assert other.random_state() == {"seed": 3, "step": 5}
+    step(other)
+    assert torch.equal(other.row_arrays()["a.weight"], expected)

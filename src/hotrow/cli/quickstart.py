@@ -12,7 +12,7 @@ import typer
 
 from hotrow.cli.console import on_terminal, print_json, say
 from hotrow.cli.train import Json, Set, load_config, run_training, show
-from hotrow.errors import ConfigError
+from hotrow.errors import ConfigError, PlanInfeasible
 
 PROBE_SECONDS = 15.0
 
@@ -51,13 +51,13 @@ def command(
     clock = _Clock(quiet=json_)
     with clock.timed("prepare", f"the data is in {data_dir}"):
         _prepare(data_dir, rows, quiet=json_)
-    if dram < 1:
-        plan_file = _plan(config, data_dir, out, dram, clock)
+    plan_file = _plan(config, data_dir, out, dram, clock) if dram < 1 else None
+    if plan_file is not None:
         config = load_config("quickstart", [*(set_ or []), f'storage.plan="{plan_file}"'])
     run_dir = _next_run(out / "runs")
     with clock.timed("train", f"the run is in {run_dir}"):
         result = run_training(config, data_dir, run_dir, resume=False, quiet=json_)
-    if dram < 1:
+    if plan_file is not None:
         with clock.timed("explain", f"all of it in pictures: {out / 'report.html'}"):
             _report(plan_file, out, run_dir)
     result |= {f"{name}_seconds": seconds for name, seconds in clock.seconds.items()}
@@ -67,7 +67,7 @@ def command(
         return
     show(result)
     say(f"total {result['total_seconds']:.1f} s; next: hotrow evaluate {result['run_dir']} --split test")
-    if dram < 1:
+    if plan_file is not None:
         say(f"                and: hotrow explain {plan_file} --measured {result['run_dir']}")
 
 
@@ -76,19 +76,21 @@ class _Clock:
 
     def __init__(self, quiet: bool) -> None:
         self.seconds: dict[str, float] = {}
-        self._tell: Callable[[str], object] = (lambda line: None) if quiet else say
+        self.tell: Callable[[str], object] = (lambda line: None) if quiet else say
 
     @contextmanager
     def timed(self, stage: str, what: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - begin
-        self._tell(f"{stage:>8} {self.seconds[stage]:6.1f} s  {what}")
+        self.tell(f"{stage:>8} {self.seconds[stage]:6.1f} s  {what}")
 
 
-def _plan(config: Any, data_dir: Path, out: Path, dram: float, clock: _Clock) -> Path:
-    """Profile, probe if this machine was not measured yet, plan; the plan's file."""
-    from hotrow.planning import plan
+def _plan(config: Any, data_dir: Path, out: Path, dram: float, clock: _Clock) -> Path | None:
+    """Profile, probe if this machine was not measured yet, plan; the plan's file.
+
+    None, having said why, where no plan fits: of a small table most rows are in every batch.
+    """
     from hotrow.plans import table_bytes
     from hotrow.profiling import open_data, profile
     from hotrow.training import Columns, build_dense, build_tables, data_manifest
@@ -117,7 +119,8 @@ def _plan(config: Any, data_dir: Path, out: Path, dram: float, clock: _Clock) ->
     budget = max(1, int(dram * sum(table_bytes(table, optimizer) for table in tables)))
     plan_file = out / "plan.json"
     with clock.timed("plan", f"where each row lives, within {budget / 2**20:.0f} MiB of DRAM: {plan_file}"):
-        made = plan(
+        made = _plan_or_none(
+            clock,
             tables,
             found,
             hardware,
@@ -127,8 +130,20 @@ def _plan(config: Any, data_dir: Path, out: Path, dram: float, clock: _Clock) ->
             look_ahead=config.storage.look_ahead,
             dense=build_dense(config, columns),
         )
-        made.save(plan_file)
+    if made is None:
+        return None
+    made.save(plan_file)
     return plan_file
+
+
+def _plan_or_none(clock: _Clock, *args: Any, **options: Any) -> Any:
+    from hotrow.planning import plan
+
+    try:
+        return plan(*args, **options)
+    except PlanInfeasible as error:
+        clock.tell(f"no plan, all rows stay in DRAM: {error}")
+        return None
 
 
 def _hardware(out: Path) -> Any:
