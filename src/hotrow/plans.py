@@ -6,6 +6,8 @@ value is frozen and checks itself; plans are files with a ``format_version`` (JS
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, unique
@@ -193,6 +195,9 @@ class TablePlan:
         return found
 
 
+DIGEST_NOTE = "tables_digest"
+"""Among the planner's notes: ``Plan.tables_digest`` of the plan that they are about."""
+
 DRAM_ROW_OVERHEAD_BYTES = 2
 """What is known of a row in DRAM whose changes are to be committed: counted beside its bytes and state."""
 
@@ -353,6 +358,22 @@ class Plan(Document):
             for name, table in self.tables.items()
         }
         return replace(self, tables=tables)
+
+    def tables_digest(self) -> str:
+        """``sha256:`` and the digest of where every row is: of ``tables`` as canonical JSON, whatever the notes say.
+
+        The planner notes it, so that a plan which was edited since is known, and so does a run of a plan.
+        """
+        tables = {name: table.to_json() for name, table in self.tables.items()}
+        text = json.dumps(tables, sort_keys=True, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether its planner noted a digest of other tables: then its other notes are of another plan."""
+        planner = self.notes.get("planner")
+        noted = planner.get(DIGEST_NOTE) if isinstance(planner, Mapping) else None
+        return noted is not None and noted != self.tables_digest()
 
     def body(self) -> dict[str, Any]:
         return {

@@ -38,7 +38,7 @@ from hotrow.planning.problem import Floats, Problem, Solution
 from hotrow.planning.search import Found, solve
 from hotrow.planning.statistics import TableStatistics, read_profile
 from hotrow.planning.why import why
-from hotrow.plans import CacheSpec, Owner, Plan, Segment, TablePlan, table_bytes
+from hotrow.plans import DIGEST_NOTE, CacheSpec, Owner, Plan, Segment, TablePlan, table_bytes
 from hotrow.profiles import AccessProfile
 from hotrow.sizes import parse_bytes
 
@@ -186,7 +186,7 @@ def search_plan(
                  is_training=setting.is_training)  # fmt: skip
     found = replace(found, is_complete=found.is_complete and is_whole)
     planner = _notes(task, problem, candidates, found, used, begin)
-    return replace(made, notes={"planner": planner | dict(notes or {})})
+    return replace(made, notes={"planner": planner | dict(notes or {}) | {DIGEST_NOTE: made.tables_digest()}})
 
 
 # -- what is asked
