@@ -244,6 +244,21 @@ def test_buffers_are_bounded():
     )
 
 
+def test_rows_in_dram_have_buffers_for_their_commits():
+    def total(buffers):
+        return (
+            4 * buffers.staging_bytes + buffers.write_buffer_bytes + 2 * buffers.writer_bytes
+        )  # as they are counted
+
+    table = EmbeddingConfig(1_000_000, 16, "a")
+    _, buffers = lay_out([table], Plan.in_memory([table]), OPTIMIZER)
+    record_bytes = 1_000_000 * 68
+    assert buffers == Buffers.of(0, record_bytes)
+    assert record_bytes // 70 < total(buffers) <= record_bytes // 64
+    assert total(Buffers.of(0, 1 << 40)) <= 32 << 20
+    assert Buffers.of(1 << 30, 1 << 30) == Buffers.of(1 << 30)
+
+
 def wait_until(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition():

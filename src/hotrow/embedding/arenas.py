@@ -73,9 +73,10 @@ def lay_out(
 
     orders: of tables whose rows are not at the place of their id.
     """
-    buffers, orders = Buffers.of(cache_bytes_of(tables, plan)), orders or {}
+    orders = orders or {}
     layout = [_lay_out_table(t, plan.tables[t.name], optimizer, True, orders.get(t.name)) for t in tables]
-    return layout, buffers
+    pinned_bytes = sum(table.num_pinned * table.record_bytes for table in layout)
+    return layout, Buffers.of(cache_bytes_of(tables, plan), pinned_bytes)
 
 
 def lay_out_for_reading(

@@ -7,7 +7,8 @@ per row of the table    ``INDEX_ROW_BYTES``: which run file has it
 per moved row           what its order takes (``Order.memory_bytes``), if it has one
 per table               its share of an eighth of the caches: records on their way in (staging) and out (write
                         buffer, and what two writers gather), no more than ``MAX_STAGING_BYTES``,
-                        ``MAX_BUFFER_BYTES`` and ``MAX_WRITER_BYTES``
+                        ``MAX_BUFFER_BYTES`` and ``MAX_WRITER_BYTES``; at least 1/64 of the rows that are in DRAM for
+                        ever, 32 MiB at most, for commits: beside the budget where there are no caches
 ======================  ====================================================================================
 
 What depends on batches (their ids, slots and distinct rows) is not counted.
@@ -27,6 +28,8 @@ MAX_STAGING_BYTES = 8 << 20
 MAX_BUFFER_BYTES = 64 << 20
 MAX_WRITER_BYTES = 4 << 20
 MIN_STAGING_BYTES, MIN_BUFFER_BYTES, MIN_WRITER_BYTES = 16 << 10, 64 << 10, 16 << 10
+PINNED_SHARE = 64
+MAX_PINNED_BUFFER_BYTES = 32 << 20
 ROW_ID_BYTES = 8
 STAGING_COPIES = 4
 """Packed records, pages that two threads read, pages that compaction reads."""
@@ -43,13 +46,14 @@ class Buffers:
     writer_bytes: int
 
     @classmethod
-    def of(cls, cache_bytes: int) -> Buffers:
+    def of(cls, cache_bytes: int, pinned_bytes: int = 0) -> Buffers:
         """Those that go with caches of so many bytes: an eighth, 3/16 of it in (``STAGING_COPIES``), the rest out.
 
         What waits to be written is what makes runs large, and the larger they are the less is compacted
-        (docs/row-format.md).
+        (docs/row-format.md). Rows that are in DRAM for ever (``pinned_bytes``) are written at commits: where caches are
+        small beside them, buffers are a ``PINNED_SHARE`` of these, so that a commit is not made of small pieces.
         """
-        eighth = cache_bytes // 8
+        eighth = max(cache_bytes // 8, min(pinned_bytes // PINNED_SHARE, MAX_PINNED_BUFFER_BYTES))
         in_bytes = eighth * 3 // 16
         writer_bytes = max(MIN_WRITER_BYTES, min(eighth // 40, MAX_WRITER_BYTES))
         buffer_bytes = eighth - in_bytes - NUM_WRITERS * writer_bytes
