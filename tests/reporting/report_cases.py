@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,24 @@ def made_plan(profile: AccessProfile, world_size: int = 1, share: float = 0.1) -
         "profile": {"source": "made up", "num_samples": 1_000_000},
         "search": {"seconds": 0.42, "num_candidates": 1234, "is_complete": True},
     }  # fmt: skip
+    planner["tables_digest"] = Plan(tables=tables, world_size=world_size).tables_digest()
     return Plan(tables=tables, world_size=world_size, notes={"planner": planner})
 
 
-def write_measured(directory: Path) -> Path:
-    """A run's ``measured.json``."""
+def edited_plan(plan: Plan) -> Plan:
+    """The plan with the caches of half the bytes, and its planner's notes as they were."""
+    tables = {
+        name: table
+        if table.cache is None
+        else replace(table, cache=replace(table.cache, capacity_bytes=table.cache.capacity_bytes // 2))
+        for name, table in plan.tables.items()
+    }
+    return replace(plan, tables=tables)
+
+
+def write_measured(directory: Path, plan: Plan | None, tables: Plan | None = None) -> Path:
+    """The ``measured.json`` of a run by a plan, or in memory of the tables of another."""
+    shapes = (plan or tables or Plan(tables={})).tables
     value = {
         "step_seconds": {"median": 0.0129, "low": 0.0126, "high": 0.0134, "mean": 0.013},
         "parts": {"load": 0.0011, "translate": 0.0007, "read": 0.0045, "write back": 0.002, "forward": 0.0011,
@@ -139,6 +153,8 @@ def write_measured(directory: Path) -> Path:
         "rows_read_per_step": {"table_0": 1300.0},
         "num_steps": 200,
         "warm_up_steps": 20,
+        "plan": None if plan is None else {"tables_digest": plan.tables_digest()},
+        "tables": {n: {"num_rows": t.num_rows, "embedding_dim": t.embedding_dim} for n, t in shapes.items()},
     }  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "measured.json"

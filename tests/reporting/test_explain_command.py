@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import pytest
 from report_cases import made_plan, made_profile, write_measured
 
 from hotrow.cli import run
+from hotrow.plans import Plan
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     profile = made_profile(3)
     profile.save(tmp_path / "profile.json")
-    made_plan(profile).save(tmp_path / "plan.json")
+    plan = made_plan(profile)
+    plan.save(tmp_path / "plan.json")
     made_plan(profile, share=0.2).save(tmp_path / "wider.json")
-    write_measured(tmp_path / "run")
+    write_measured(tmp_path / "run", plan)
     return tmp_path
 
 
@@ -111,6 +114,56 @@ def test_a_plan_edited_by_hand_is_refused_by_its_rows(
     )
     found = refused(capsys, path)
     assert str(path) in found and "table 'table_0'" in found and message in found
+
+
+def test_a_plan_with_another_cache_is_not_told_by_the_old_notes(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = edited(
+        files / "plan.json",
+        lambda value: value["tables"]["table_0"]["cache"].update(policy="lru", capacity_bytes=1 << 20),
+    )
+    out = explained(capsys, path, "--html", files / "report.html")
+    assert "edited since it was planned" in out and "lru 1.00 MiB" in out
+    page = (files / "report.html").read_text()
+    assert "Edited since it was planned" in page
+    for text in (out, page):
+        assert "take most accesses" not in text and "12.3 ms" not in text and "78.0 %" not in text
+    value = json.loads(explained(capsys, path, "--json"))
+    assert value["is_edited"] and value["predicted"]["step_seconds"] is None and value["prices"] == {}
+    assert all(table["why"] == "" for table in value["tables"].values())
+    assert value["tables"]["table_0"]["hit_rate"] is None and value["budget_bytes"]["dram"] > 0
+    assert "not known of the second plan" in explained(capsys, files / "plan.json", "--diff", path)
+
+
+def test_a_run_of_another_plan_is_said_and_one_of_other_tables_refused(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = files / "plan.json"
+    write_measured(files / "wider", made_plan(made_profile(3), share=0.2))
+    write_measured(files / "memory", None, made_plan(made_profile(3)))
+    old = json.loads((files / "run" / "measured.json").read_text())
+    (files / "old.json").write_text(json.dumps({k: v for k, v in old.items() if k not in ("plan", "tables")}))
+    for run_dir, remark in (
+        ("wider", "ran by another plan"),
+        ("memory", "ran without a plan, all rows in memory"),
+        ("old.json", "does not say by which plan"),
+    ):
+        out = " ".join(explained(capsys, plan, "--measured", files / run_dir).split())
+        assert remark in out and "+12.5 %" not in out and "against predicted" not in out
+        assert "not known to be of this plan" in out
+        value = json.loads(explained(capsys, plan, "--measured", files / run_dir, "--json"))
+        assert not value["measured"]["is_of_this_plan"] and remark in value["remarks"][-1]
+    value = json.loads(explained(capsys, plan, "--measured", files / "run", "--json"))
+    assert value["measured"]["is_of_this_plan"] and value["remarks"] == []
+    two = replace(
+        made_plan(made_profile(3)), tables=dict(list(Plan.load(plan).tables.items())[:2])
+    )
+    write_measured(files / "fewer", two)
+    assert "no table 'table_2', which the plan has" in refused(capsys, plan, "--measured", files / "fewer")
+    write_measured(files / "more", made_plan(made_profile(30)))
+    message = refused(capsys, plan, "--measured", files / "more")
+    assert "the run's table 'table_1' has" in message and "give a run of the plan's model" in message
 
 
 def test_without_plotly_the_extra_is_named(

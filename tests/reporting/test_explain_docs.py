@@ -30,9 +30,8 @@ def test_programs_print_what_the_page_says() -> None:
 
 
 def example(tmp_path: Path) -> str:
-    text = explain(
-        made_plan(made_profile(3)), measured=read_measured(write_measured(tmp_path / "runs" / "cj"))
-    )
+    plan = made_plan(made_profile(3))
+    text = explain(plan, measured=read_measured(write_measured(tmp_path / "runs" / "cj", plan)))
     return text.replace(f"{tmp_path}/", "") + "\n"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_cases import made_plan, made_profile, write_measured
+from report_cases import edited_plan, made_plan, made_profile, write_measured
 
 from hotrow.core import DataType, EmbeddingBagConfig, Tier
 from hotrow.errors import ConfigError, FormatError
@@ -84,10 +84,33 @@ def test_numbers_follow_the_notes() -> None:
     assert " more saves" not in text and "write back" not in text
 
 
+def test_an_edited_plan_is_told_without_the_notes_of_the_old_one() -> None:
+    plan = edited_plan(made_plan(made_profile(3)))
+    assert plan.is_edited and not made_plan(made_profile(3)).is_edited
+    text = plan.explain()
+    assert "edited since it was planned" in text.splitlines()[0] and "1.43 MiB" in text
+    for old in (
+        "predicted  ",
+        "gap",
+        "more saves",
+        "78.0 %",
+        "take most accesses",
+        "rows read",
+        "write back",
+    ):
+        assert old not in text, old
+    assert "without optimizer state" in text and "Example 9000" in text
+    again = replace(plan, notes={"planner": {**plan.notes["planner"], "tables_digest": plan.tables_digest()}})
+    assert not again.is_edited and "predicted  12.3 ms" in again.explain()
+    assert not replace(plan, notes={"planner": {"predicted": {}}}).is_edited  # of before it was noted
+    assert ">= " in explain(plan, made_profile(3))  # a profile tells of the plan as it is
+
+
 def test_measured_stands_beside_predicted(tmp_path: Path) -> None:
-    file = write_measured(tmp_path / "run")
+    plan = made_plan(made_profile(2))
+    file = write_measured(tmp_path / "run", plan)
     for source in (file, file.parent):
-        text = explain(made_plan(made_profile(2)), measured=read_measured(source))
+        text = explain(plan, measured=read_measured(source))
         assert (
             "measured   13.0 ms a step (median 12.9 ms, half of them 12.6 ms to 13.4 ms) over 200 steps, +5.7 % against"
             in text

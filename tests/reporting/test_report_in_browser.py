@@ -23,7 +23,6 @@ EVIL = "<script>window.broken = 1</script><img src=x onerror='window.broken = 2'
 def pages(tmp_path_factory: pytest.TempPathFactory, thousand: str) -> dict[str, Path]:
     """Reports of 1, 26 (one of them with a name that is markup) and 1,000 tables, of 8 ranks, of a plan by hand."""
     folder = tmp_path_factory.mktemp("pages")
-    measured = read_measured(write_measured(folder / "run"))
     pages: dict[str, str] = {"1000": thousand}
     for num_tables in (1, 26):
         profile = made_profile(num_tables)
@@ -32,6 +31,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, thousand: str) -> dict[str, 
             profile = replace(profile, tables=tables)
         plan = made_plan(profile)
         changes = differences_of(plan, made_plan(profile, share=0.2))
+        measured = read_measured(write_measured(folder / "run", plan))
         facts = facts_of(plan, profile, measured)
         pages[str(num_tables)] = render_report(facts, profile, changes, "plan.json")
     pages["ranks"] = render_report(facts_of(made_plan(made_profile(3), world_size=8)))

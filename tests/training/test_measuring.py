@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from hotrow.config import parse
 from hotrow.plans import Plan
-from hotrow.training import PartTimes, RunConfig, Trainer, comparison_rows, measured
+from hotrow.training import PartTimes, RunConfig, Trainer, comparison_rows, measured, read_history
 
 PARTS = {"load", "translate", "read", "write back", "forward", "dense", "update", "wait", "other"}
 
@@ -48,6 +49,10 @@ def test_every_part_of_a_run_on_ssd_is_measured_beside_the_prediction(tmp_path: 
         found["parts"][name] > 0 for name in ("load", "translate", "read", "forward", "dense", "update")
     )
     assert found["predicted"]["parts"]["forward"] == 0.001
+    assert found["plan"] == {"tables_digest": Plan.load(tmp_path / "plan.json").tables_digest()}
+    shapes = {name: (t["num_rows"], t["embedding_dim"]) for name, t in found["tables"].items()}
+    plan = Plan.load(tmp_path / "plan.json").tables
+    assert shapes == {name: (table.num_rows, table.embedding_dim) for name, table in plan.items()}
     assert all(count > 0 for count in found["rows_read_per_step"].values())
     foreground = sum(found["parts"][name] for name in ("load", "forward", "dense", "update", "wait", "other"))
     assert foreground == pytest.approx(found["step_seconds"]["mean"], rel=0.02)
@@ -58,8 +63,38 @@ def test_every_part_of_a_run_on_ssd_is_measured_beside_the_prediction(tmp_path: 
 def test_a_run_in_memory_is_measured_alone(tmp_path: Path) -> None:
     result = Trainer(config(), None, tmp_path / "run").train()
     assert result.measured["predicted"] is None and result.measured["rows_read_per_step"] == {}
-    assert result.measured["parts"]["read"] == 0
+    assert result.measured["parts"]["read"] == 0 and result.measured["plan"] is None
+    assert len(result.measured["tables"]) == 2
     assert all(len(text.split()) == 1 for _, text in comparison_rows(dict(result.measured)))
+
+
+def test_a_plan_that_was_edited_is_measured_alone() -> None:
+    from hotrow import EmbeddingBagConfig
+
+    table = EmbeddingBagConfig(name="t", num_embeddings=4000, embedding_dim=16)
+    plan = predicted_plan([table])
+    times = PartTimes(enabled=False)
+    with times.step(), times.span("lookup"):
+        pass
+    for digest, is_predicted in ((plan.tables_digest(), True), ("sha256:another", False)):
+        noted = replace(plan, notes={"planner": {**plan.notes["planner"], "tables_digest": digest}})
+        found = measured(times, noted, {}, {})
+        assert (found["predicted"] is not None) == is_predicted
+        assert ("predicted" in dict(comparison_rows(found))["milliseconds"]) == is_predicted
+
+
+def test_speed_after_a_resume_is_that_of_the_steps_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**6))
+    every, whole = replace(config().training, log_every=1), config()
+    Trainer(replace(whole, training=replace(every, steps=30)), None, tmp_path / "run").train()
+    trainer = Trainer(replace(whole, training=replace(every, steps=32)), None, tmp_path / "run")
+    monkeypatch.setattr("hotrow.training.trainer.time.perf_counter", lambda: float(next(clock)))
+    trainer.train(resume=True)
+    rows = [row for row in read_history(tmp_path / "run" / "history.jsonl") if row["step"] > 30]
+    # Every reading of the clock is a second later; a step takes a few of them and has 64 samples.
+    assert [row["step"] for row in rows] == [31, 32] and all(row["samples_per_second"] <= 64 for row in rows)
 
 
 def test_what_happens_between_steps_and_in_warm_up_counts_for_no_step() -> None:

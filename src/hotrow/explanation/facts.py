@@ -16,7 +16,7 @@ from typing import Any
 from hotrow.core import Tier
 from hotrow.document import read_json, take
 from hotrow.errors import ConfigError, FormatError
-from hotrow.plans import CacheSpec, Owner, Plan, Representation, Segment, TablePlan
+from hotrow.plans import DIGEST_NOTE, CacheSpec, Owner, Plan, Representation, Segment, TablePlan
 from hotrow.profiles import AccessProfile, Curve, TableProfile
 
 PINNED = "pinned"
@@ -93,7 +93,8 @@ class TableFacts:
 class Measured:
     """What a run measured: seconds of a step (median, low, high; the mean) and of its parts, rows read by table.
 
-    Parts are means, and a prediction is of the mean.
+    Parts are means, and a prediction is of the mean. tables_digest: of the plan that it ran by, empty if there was
+    none. shapes: (rows, dim) of its tables, None in files of before it was written.
     """
 
     step_seconds: tuple[float, float, float]
@@ -102,6 +103,8 @@ class Measured:
     rows_read_per_step: Mapping[str, float]
     num_steps: int
     source: str = ""
+    tables_digest: str = ""
+    shapes: Mapping[str, tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,8 @@ class PlanFacts:
 
     budget_bytes: per tier. used_bytes: per tier, of every rank. slowest_rank: whose step is predicted. prices: seconds
     saved in a step by one more GiB of a tier. remarks: the planner's warnings. unknown: sentences about what is not
-    known.
+    known. is_edited: whether the plan is another than its notes are about; then nothing of them is told that depends on
+    it. measured_remark: why what was measured is not of this plan, empty if it is.
     """
 
     tables: tuple[TableFacts, ...]
@@ -135,6 +139,8 @@ class PlanFacts:
     measured: Measured | None = None
     remarks: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    is_edited: bool = False
+    measured_remark: str = ""
 
     @property
     def num_rows(self) -> int:
@@ -344,7 +350,49 @@ def read_measured(path: str | Path) -> Measured:
         rows_read_per_step=_numbers(value.get("rows_read_per_step")),
         num_steps=int(number(value.get("num_steps")) or 0),
         source=str(path),
+        tables_digest=_text(_mapping(value.get("plan")).get(DIGEST_NOTE)),
+        shapes=_shapes(value.get("tables")),
     )
+
+
+def _shapes(value: Any) -> dict[str, tuple[int, int]] | None:
+    """(rows, dim) of a run's tables; None unless it says both of every table."""
+    if not isinstance(value, Mapping):
+        return None
+    found = {}
+    for name, table in value.items():
+        rows, dim = (number(_mapping(table).get(key)) for key in ("num_rows", "embedding_dim"))
+        if rows is None or dim is None:
+            return None
+        found[str(name)] = (int(rows), int(dim))
+    return found
+
+
+def check_measured(plan: Plan, measured: Measured) -> str:
+    """Why what a run measured is not of this plan, in words; empty if it is.
+
+    Raises ConfigError, naming the first table, for a run of a model with other tables.
+    """
+    where, remedy = measured.source or "measured", "give a run of the plan's model"
+    shapes = measured.shapes
+    if shapes is None:
+        return f"{where} does not say by which plan it ran: what was measured may be another plan's."
+    for name, table in plan.tables.items():
+        if name not in shapes:
+            raise ConfigError(f"{where}: the run has no table {name!r}, which the plan has; {remedy}")
+        if shapes[name] != (table.num_rows, table.embedding_dim):
+            raise ConfigError(
+                f"{where}: the run's table {name!r} has {shapes[name][0]} rows of {shapes[name][1]}, "
+                f"{table.num_rows} of {table.embedding_dim} in the plan; {remedy}"
+            )
+    for name in shapes:
+        if name not in plan.tables:
+            raise ConfigError(f"{where}: the run has a table {name!r}, which the plan has not; {remedy}")
+    if not measured.tables_digest:
+        return f"{where} ran without a plan, all rows in memory: what was measured is not this plan's."
+    if measured.tables_digest != plan.tables_digest():
+        return f"{where} ran by another plan: what was measured is not this plan's."
+    return ""
 
 
 def _used(value: Any) -> dict[str, tuple[float, ...]]:
@@ -362,11 +410,17 @@ def _unknown(plan: Plan, notes: Mapping[str, Any], profile: AccessProfile | None
     """Sentences about what these sources cannot tell."""
     found = []
     has_ssd = any(table.cache for table in plan.tables.values())
-    if not notes:
+    if plan.is_edited:
+        found.append(
+            "Edited since it was planned: what its planner noted is of the plan as it was. What a step takes, how far "
+            "it is from the best, what more memory would buy and why are not known; 'hotrow plan' plans anew."
+        )
+    elif not notes:
         found.append(
             "No planner's notes: this plan was made by hand or by a rule. What a step takes, how far it is from the "
             "best and what more memory would buy are not known; 'hotrow plan' makes plans that know."
         )
+    if plan.is_edited or not notes:
         found.append("Bytes are those of rows and caches, without optimizer state.")
     if profile is None and has_ssd and not _mapping(notes.get("tables")):
         found.append("No profile: how many lookups find their row in memory is not known; give --profile.")
@@ -381,6 +435,16 @@ def _unknown(plan: Plan, notes: Mapping[str, Any], profile: AccessProfile | None
     return tuple(found)
 
 
+KEPT_NOTES = ("objective", "batch_size", "look_ahead", "budget_bytes", "fingerprint", "profile")
+"""What an edit leaves true: what the plan was made for, within which budgets, and from what."""
+
+
+def _notes(plan: Plan) -> Mapping[str, Any]:
+    """The planner's, as far as they are about the plan as it is."""
+    notes = _mapping(plan.notes.get("planner"))
+    return {key: notes[key] for key in KEPT_NOTES if key in notes} if plan.is_edited else notes
+
+
 def _source(profile: AccessProfile | None) -> dict[str, Any]:
     """What the notes would say of a profile."""
     return {} if profile is None else {"source": profile.source, "num_samples": profile.num_samples}
@@ -392,10 +456,11 @@ def facts_of(
     measured: Measured | None = None,
     profile_name: str = "profile",
 ) -> PlanFacts:
-    """Everything that is known of a plan. Raises ConfigError for a profile of other tables."""
+    """Everything that is known of a plan. Raises ConfigError for a profile or a run of other tables."""
     if profile is not None:
         check_profile(plan, profile, profile_name)
-    notes = _mapping(plan.notes.get("planner"))
+    measured_remark = "" if measured is None else check_measured(plan, measured)
+    notes = _notes(plan)
     table_notes = _mapping(notes.get("tables"))
     predicted, bound = _mapping(notes.get("predicted")), _mapping(notes.get("bound"))
     batch_size, look_ahead = number(notes.get("batch_size")), number(notes.get("look_ahead"))
@@ -432,6 +497,8 @@ def facts_of(
         profile=_mapping(notes.get("profile")) or _source(profile),
         search=_mapping(notes.get("search")),
         measured=measured,
-        remarks=_texts(notes.get("remarks")),
+        remarks=_texts(notes.get("remarks")) + ((measured_remark,) if measured_remark else ()),
         unknown=_unknown(plan, notes, profile),
+        is_edited=plan.is_edited,
+        measured_remark=measured_remark,
     )

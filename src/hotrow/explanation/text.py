@@ -56,6 +56,8 @@ def _measured_text(facts: PlanFacts, measured: Measured) -> str:
         text += f" (median {seconds_text(median)}, half of them {seconds_text(low)} to {seconds_text(high)})"
     if measured.num_steps:
         text += f" over {plural(measured.num_steps, 'step')}"
+    if facts.measured_remark:
+        return f"{text}, not known to be of this plan"
     change = change_text(facts.step_seconds, measured.mean_seconds) if facts.step_seconds else ""
     return f"{text}, {change} against predicted" if change else text
 
@@ -133,12 +135,13 @@ def _part_lines(facts: PlanFacts) -> list[str]:
     rows = []
     for name in dict.fromkeys((*facts.parts, *measured)):
         predicted, found = facts.parts.get(name), measured.get(name)
+        is_compared = predicted is not None and found is not None and not facts.measured_remark
         rows.append(
             (
                 shown(name),
                 "" if predicted is None else seconds_text(predicted),
                 "" if found is None else seconds_text(found),
-                "" if predicted is None or found is None else change_text(predicted, found),
+                change_text(predicted or 0.0, found or 0.0) if is_compared else "",
             )
         )
     lines = columns(("part of a step", "predicted", "measured", "difference"), rows) if rows else []
@@ -297,6 +300,7 @@ def explanation_text(facts: PlanFacts, all_tables: bool = False) -> str:
     kind = f"plan for {facts.objective}" if facts.objective else "plan"
     title = f"{kind}: {plural(len(facts.tables), 'table')}, {plural(facts.num_rows, 'row')}, {ranks}"
     ahead = f", look-ahead {facts.look_ahead}" if facts.look_ahead is not None else ""
+    ahead += ", edited since it was planned" if facts.is_edited else ""
     blocks = [[title + ahead, *_step_lines(facts)], _budget_lines(facts), _part_lines(facts)]
     if facts.tables:
         reads = any(table.rows_read_per_step for table in facts.tables)

@@ -93,7 +93,9 @@ def _tiles(facts: PlanFacts) -> str:
         tiles.append(_tile("predicted step", seconds_text(facts.step_seconds), of))
     if facts.measured is not None:
         mean = facts.measured.mean_seconds
-        change = f"{change_text(facts.step_seconds, mean)} against predicted" if facts.step_seconds else ""
+        is_compared = bool(facts.step_seconds) and not facts.measured_remark
+        change = f"{change_text(facts.step_seconds or 0.0, mean)} against predicted" if is_compared else ""
+        change = "not known to be of this plan" if facts.measured_remark else change
         tiles.append(_tile("measured step", seconds_text(mean), change))
     if facts.gap is not None:
         tiles.append(_tile("gap to the bound", share_text(facts.gap), "no plan can be faster by more"))
@@ -176,7 +178,9 @@ def _parts(facts: PlanFacts) -> str:
         cells = [
             "" if predicted is None else seconds_text(predicted),
             "" if found is None else seconds_text(found),
-            "" if predicted is None or found is None else change_text(predicted, found),
+            ""
+            if predicted is None or found is None or facts.measured_remark
+            else change_text(predicted, found),
         ]
         rows.append(_row(name, cells if measured else cells[:1]))
     header = _header(("part", "predicted", "measured", "difference")[: 4 if measured else 2])

@@ -10,14 +10,15 @@ import statistics
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hotrow.core import EmbeddingConfig
 from hotrow.document import write_atomically
-from hotrow.plans import Plan
+from hotrow.plans import DIGEST_NOTE, Plan
 from hotrow.tracing import Tracer
 
 MEASURED_FILE = "measured.json"
@@ -85,14 +86,19 @@ class PartTimes(Tracer):
 
 
 def measured(
-    times: PartTimes, plan: Plan | None, read_before: Mapping[str, int], read_after: Mapping[str, int]
+    times: PartTimes,
+    plan: Plan | None,
+    read_before: Mapping[str, int],
+    read_after: Mapping[str, int],
+    tables: Sequence[EmbeddingConfig] = (),
 ) -> dict[str, Any]:
-    """``measured.json``: seconds of a step, of its parts, what was predicted (None if the plan does not say).
+    """``measured.json``: seconds of a step, of its parts, what was predicted, and of which plan and tables.
 
-    read_before, read_after: rows read from SSD by table when the first step began that counts, and in the end.
+    predicted is None if the plan does not say, or was edited since its planner said it. read_before, read_after: rows
+    read from SSD by table when the first step began that counts, and in the end.
     """
     steps = sorted(times.steps)
-    notes = {} if plan is None else plan.notes.get("planner", {})
+    notes = {} if plan is None or plan.is_edited else plan.notes.get("planner", {})
     predicted = notes.get("predicted") if isinstance(notes, Mapping) else None
     low, middle, high = statistics.quantiles(steps, n=4) if len(steps) > 1 else steps * 3 or [0.0] * 3
     return {
@@ -110,6 +116,11 @@ def measured(
         },
         "num_steps": len(steps),
         "warm_up_steps": times.num_skipped,
+        "plan": None if plan is None else {DIGEST_NOTE: plan.tables_digest()},
+        "tables": {
+            table.name: {"num_rows": table.num_embeddings, "embedding_dim": table.embedding_dim}
+            for table in tables
+        },
     }
 
 

@@ -126,7 +126,10 @@ class Trainer:
         copy_to = config.checkpoint.copy_to
         self.remote = None if copy_to is None else RemoteCheckpoints(copy_to)
         self.state = RunState()
-        self._train_seconds = 0.0
+        self._train_seconds, self._first_sample = (
+            0.0,
+            0,
+        )  # of this process: a resumed run goes on from the sample
         self._last_loss = math.nan
 
     def train(self, *, resume: bool = False) -> TrainingResult:
@@ -195,7 +198,7 @@ class Trainer:
         if resume:
             self._resume(checkpoints, loader)
         history = History(self.run_dir, self.state.step, tensorboard=config.training.tensorboard)
-        first_sample = self.state.num_samples
+        self._first_sample = self.state.num_samples
         window = self._window(loader)
         try:
             with self.progress:
@@ -206,7 +209,7 @@ class Trainer:
         finally:
             if self.trace is not None:
                 self.tracer.save(self.trace)
-        trained = self.state.num_samples - first_sample
+        trained = self.state.num_samples - self._first_sample
         return TrainingResult(
             run_dir=self.run_dir,
             checkpoint=checkpoint,
@@ -329,7 +332,10 @@ class Trainer:
             self.progress.advance(batch.num_samples, f"loss {self._last_loss:.5f}")
             if state.step < self.num_steps:
                 self._between_steps(window, checkpoints, history)
-        found = measured(self.tracer, self.model.plan, read_before, self.model.embeddings.rows_read())
+        model = self.model
+        found = measured(
+            self.tracer, model.plan, read_before, model.embeddings.rows_read(), tables=model.tables
+        )
         save_measured(self.run_dir, found)
         return found
 
@@ -381,7 +387,8 @@ class Trainer:
     def _log(self, history: History) -> None:
         state = self.state
         self._last_loss = state.loss_sum / state.num_losses
-        speed = state.num_samples and self._train_seconds and state.num_samples / self._train_seconds
+        trained = state.num_samples - self._first_sample
+        speed = trained / self._train_seconds if self._train_seconds > 0 else 0.0
         factor = lr_factor(self.config.training, state.step - 1, self.num_steps)
         history.add(
             state.step,
