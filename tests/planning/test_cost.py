@@ -182,3 +182,16 @@ def test_small_buffers_make_reads_dearer(rates: HardwareRates) -> None:
     assert disk[0] < disk[1] < disk[2]
     writer = [float(table_resources(load(), each)[4]) for each in (large, small)]
     assert writer[1] > writer[0]
+
+
+def test_rates_that_do_not_fall_are_below_the_measured_ones_for_all_larger_arenas(
+    rates: HardwareRates,
+) -> None:
+    noise = np.random.default_rng(3).normal(0, 1.5, rates.forward_lookup.values.shape)
+    noisy = replace(
+        rates, forward_lookup=replace(rates.forward_lookup, values=rates.forward_lookup.values + noise)
+    )
+    arenas = np.geomspace(1e5, 1e11, 40)
+    low, high = (each.forward_lookup(100.0, arenas) for each in (noisy.never_falling(), noisy))
+    assert (np.diff(low) >= -1e-18).all() and (np.diff(high) < 0).any()
+    assert (low[:, None] <= high[None] * (1 + 1e-9))[np.triu_indices(40)].all()

@@ -84,7 +84,7 @@ def test_profile_plan_train_gives_the_losses_of_the_run_in_memory(
     capsys.readouterr()
     assert run([*arguments, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["notes"]["planner"]["bound"]["gap"] <= 0.01
+    assert printed["notes"]["planner"]["bound"]["at_its_rates"]["gap"] <= 0.01
     plan = hr.Plan.load(tmp_path / "plan.json")
     assert any(table.cache is not None for table in plan.tables.values())
 

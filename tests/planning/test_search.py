@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_cases import enumerate_all, random_problem
 
-from hotrow.planning.bound import solve_dual
+from hotrow.planning.bound import solve_dual, tighten
 from hotrow.planning.problem import solution_of
 from hotrow.planning.search import solve
 
@@ -63,6 +64,26 @@ def test_the_same_for_the_same_seed() -> None:
     assert (first.solution.choice == second.solution.choice).all()
     assert (first.solution.owner == second.solution.owner).all()
     assert first.bound == second.bound
+
+
+def test_a_proof_that_time_stopped_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    import scipy.optimize
+
+    problem = random_problem(np.random.default_rng(7), 10, 2, most=6)
+    dual = solve_dual(problem)
+    known = solve(problem, seconds=5.0).solution
+    worse = replace(known, seconds=known.seconds * 1.2)
+    now = [0.0]
+
+    def stopped(*_: object, options: dict[str, float], **__: object) -> scipy.optimize.OptimizeResult:
+        now[0] += options["time_limit"] * late
+        return scipy.optimize.OptimizeResult(status=1, x=None, mip_dual_bound=None)
+
+    monkeypatch.setattr(scipy.optimize, "milp", stopped)
+    late = 1.0
+    assert not tighten(problem, dual, worse, 10.0, lambda: now[0]).is_complete
+    now[0], late = 0.0, 0.1  # its nodes were used up
+    assert tighten(problem, dual, worse, 10.0, lambda: now[0]).is_complete
 
 
 def test_time_is_kept_and_the_best_so_far_is_valid() -> None:

@@ -46,6 +46,7 @@ from hotrow.planning import (
     hottest_first,
     named_parts,
     plan,
+    rates_of_plan,
     step_forms,
     step_seconds,
     sum_resources,
@@ -138,7 +139,7 @@ def measure(
     """One model at one budget: our plan, beside it those of simple rules."""
     whole_bytes = sum(table_bytes(table, OPTIMIZER) for table in model.tables)
     budget_bytes = round(whole_bytes * budget)
-    rates = HardwareRates.of(hardware, NUM_THREADS).behind(budget_bytes, whole_bytes)
+    rates = HardwareRates.of(hardware, NUM_THREADS)
     fixed = fixed_costs(model, rates)
     try:
         ours = plan(
@@ -158,6 +159,7 @@ def measure(
     if with_rules and budget < 1:
         plans |= simple_plans(model, known, hardware, budget_bytes)
     found = run_plans(model, plans, base, folder)
+    rates = rates_of_plan(ours, model.tables, OPTIMIZER, rates)
     return facts_of(model, ours, found, fixed, rates, budget, budget_bytes)
 
 

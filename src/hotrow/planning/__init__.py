@@ -18,6 +18,7 @@ from hotrow.planning.instances import FAMILIES, Instance, instances, many_tables
 from hotrow.planning.judging import Judged, judge
 from hotrow.planning.probe_machine import default_hardware, probe
 from hotrow.planning.rules import cached_kernel, hottest_first, uniform
+from hotrow.planning.uses import rates_of_plan
 
 __all__ = [
     "FAMILIES",
@@ -39,6 +40,7 @@ __all__ = [
     "named_parts",
     "plan",
     "probe",
+    "rates_of_plan",
     "read_fingerprint",
     "reference_hardware",
     "step_forms",

@@ -134,11 +134,15 @@ def _master(cuts: Floats, bounded: int, scale: Floats) -> tuple[float, Floats, F
 
 @dataclass(frozen=True, eq=False)
 class Tightened:
-    """value: no plan is below it. solution: a plan that HiGHS found, if any. method: what proved it."""
+    """value: no plan is below it. solution: a plan that HiGHS found, if any. method: what proved it.
+
+    is_complete: HiGHS was not stopped by time; that it had its number of nodes is no such stop.
+    """
 
     value: float
     solution: Solution | None
     method: str
+    is_complete: bool = True
 
 
 def tighten(
@@ -165,7 +169,7 @@ def tighten(
     num_owned = int(problem.is_owned[open_].sum())
     columns = len(open_) + num_owned * (problem.num_ranks - 1)
     if columns <= MIP_COLUMNS:
-        return _branch(problem, value, known, open_, left)
+        return _branch(problem, value, known, open_, left, clock)
     return Tightened(value, None, method)
 
 
@@ -210,11 +214,13 @@ def _destroy(
     return low
 
 
-def _branch(problem: Problem, value: float, known: Solution, open_: Ints, left: float) -> Tightened:
+def _branch(
+    problem: Problem, value: float, known: Solution, open_: Ints, left: float, clock: Callable[[], float]
+) -> Tightened:
     """Branch and bound by HiGHS, for as many nodes and as much time as there is."""
     from scipy.sparse import csr_matrix
 
-    optimize = _optimize()
+    optimize, begin = _optimize(), clock()
     ranks, bounded = problem.num_ranks, problem.num_bounded
     owned = problem.is_owned[open_]
     candidate = np.concatenate((open_[~owned], np.repeat(open_[owned], ranks)))
@@ -259,7 +265,9 @@ def _branch(problem: Problem, value: float, known: Solution, open_: Ints, left: 
         value = min(value, solution.seconds) if solution.is_feasible else value
     elif found.status == 2:  # nothing is better than the known plan
         value = known.seconds
-    return Tightened(value, solution, "lp, branched")
+    # Status 1 is the limit of time or that of nodes; HiGHS does not say which.
+    is_complete = not (found.status == 1 and clock() - begin >= 0.95 * left)
+    return Tightened(value, solution, "lp, branched", is_complete)
 
 
 def _may_be_on(problem: Problem, candidate: Ints, rank: Ints) -> Floats:

@@ -167,6 +167,15 @@ def _price(loads: Floats, setting: Setting) -> Floats:
     return np.column_stack((loads[:, -2:], setting.objective.rows(table_load(loads, setting.is_training))))
 
 
+def prices_of(candidates: Candidates, setting: Setting) -> tuple[Floats, Floats]:
+    """``base`` and ``lump`` of candidates."""
+    owned = _price(candidates.load, setting)
+    base, is_owned = owned.copy(), candidates.owner == RANK
+    if is_owned.any():
+        base[is_owned] = _price(candidates.other_load[is_owned], setting)
+    return base, owned - base
+
+
 def efficient(base: Floats, owned: Floats) -> NDArray[np.int64]:
     """Indices of the candidates that are not dominated: no other takes as little of everything, owner or not."""
     rows = base if base is owned or (base == owned).all() else np.concatenate((base, owned), axis=1)
@@ -447,11 +456,8 @@ def _some_candidates(
     """Of each table the placements that no other is better than in every respect, and how many there are."""
     grids = [_table_grids(table, statistics[table.name], setting) for table in tables]
     found, ends = Candidates.join(grids), np.cumsum([len(grid) for grid in grids])
-    owned = _price(found.load, setting)
-    base, is_owned = owned.copy(), found.owner == RANK
-    if is_owned.any():
-        base[is_owned] = _price(found.other_load[is_owned], setting)
-    found = replace(found, base=base, lump=owned - base)
+    base, lump = prices_of(found, setting)
+    found, owned = replace(found, base=base, lump=lump), base + lump
     begins = np.concatenate(([0], ends[:-1]))
     kept = [begin + efficient(base[begin:end], owned[begin:end]) for begin, end in zip(begins, ends)]
     return found.take(np.concatenate(kept)), np.array([len(rows) for rows in kept], np.int64)

@@ -22,7 +22,6 @@ from hotrow.planning.candidates import (
     STRIPE,
     Candidates,
     Setting,
-    all_candidates,
     coarser,
     room,
     table_load,
@@ -35,8 +34,8 @@ from hotrow.planning.hardware_rates import HardwareRates
 from hotrow.planning.infeasible import explain_least
 from hotrow.planning.objectives import Objective, objective_of
 from hotrow.planning.problem import Floats, Problem, Solution
-from hotrow.planning.search import Found, solve
 from hotrow.planning.statistics import TableStatistics, read_profile
+from hotrow.planning.uses import UseSearch, worth
 from hotrow.planning.why import why
 from hotrow.plans import DIGEST_NOTE, CacheSpec, Owner, Plan, Segment, TablePlan, table_bytes
 from hotrow.profiles import AccessProfile
@@ -49,7 +48,7 @@ Budget = Mapping[str, "int | str | Sequence[int | str]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Everything that a plan depends on, checked. budget_bytes: of each tier by rank."""
+    """Everything that a plan depends on, checked. rates: of no plan yet. budget_bytes: of each tier by rank."""
 
     tables: tuple[EmbeddingConfig, ...]
     profile: AccessProfile
@@ -74,6 +73,11 @@ class Task:
             is_training=self.objective == "train",
         )
         return coarser(found, len(self.tables))
+
+    @property
+    def whole_bytes(self) -> int:
+        """Of all rows in DRAM."""
+        return sum(table_bytes(table, self.optimizer) for table in self.tables)
 
     def costs(self, is_tiered: bool) -> Objective:
         fixed = replace(self.fixed, is_tiered=is_tiered)
@@ -123,10 +127,19 @@ def plan(
     _check_options(objective, latency_seconds, profile, batch_size, look_ahead, world_size)
     remarks += _check_machine(hardware)
     budget_bytes = _budget(budget, hardware, world_size)
-    whole_bytes = sum(table_bytes(table, optimizer or RowWiseAdagrad()) for table in tables)
-    rates = HardwareRates.of(hardware).behind(min(*budget_bytes["dram"], whole_bytes), whole_bytes)
+    rates = HardwareRates.of(hardware)
     samples = batch_size or profile.batch_size
+    if samples != profile.batch_size:
+        remarks.append(
+            f"the profile is of batches of {profile.batch_size} samples, the plan of {samples}: what caches read is "
+            f"carried over, not measured; hotrow profile with --batch-size {samples} measures it"
+        )
     fixed = dense or FixedCosts(other_seconds=rates.step_calls)
+    if not isinstance(fixed, (FixedCosts, nn.Module)):
+        raise ConfigError(
+            f"plan: dense={dense!r} is neither a module nor FixedCosts; give the model behind the tables, or "
+            "leave it out"
+        )
     if isinstance(fixed, nn.Module):
         fixed = dense_costs(fixed, samples, rates, is_training=objective == "train")
     task = Task(
@@ -147,20 +160,6 @@ def plan(
     return search_plan(task, seconds, seed, begin, notes)
 
 
-def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Problem]:
-    """The candidates of all tables, and the problem of choosing among them."""
-    setting = task.setting()
-    candidates, starts = all_candidates(task.tables, task.statistics, setting, deadline)
-    return candidates, Problem(
-        base=candidates.base,
-        lump=candidates.lump,
-        is_owned=candidates.owner > STRIPE,
-        starts=starts,
-        limits=task.limits(setting.objective),
-        constants=setting.objective.constants,
-    )
-
-
 def search_plan(
     task: Task,
     seconds: float | None,
@@ -170,22 +169,17 @@ def search_plan(
 ) -> Plan:
     """The plan of a task, checked."""
     begin = time.monotonic() if begin is None else begin
-    setting = task.setting()
-    half = np.inf if seconds is None else begin + 0.5 * seconds
-    candidates, problem = problem_of(task, half)
-    is_whole = time.monotonic() <= half
-    explain_least(task, problem)
-    left = None if seconds is None else max(seconds - (time.monotonic() - begin), 0.0)
-    found = solve(problem, left, seed)
-    if not found.solution.is_feasible:
-        raise PlanInfeasible(_not_found(task, problem, found.solution))
-    chosen = candidates.take(found.solution.choice)
-    tables = {t.name: _table_plan(t, task, chosen, i, found.solution) for i, t in enumerate(task.tables)}
+    search = UseSearch(task, np.inf if seconds is None else begin + seconds, seed)
+    search.run(lambda problem: explain_least(task, problem))
+    best = search.best
+    if not best.is_feasible:
+        raise PlanInfeasible(_not_found(task, best.own, best.solution))
+    tables = {t.name: _table_plan(t, task, best.tables, i, best.solution) for i, t in enumerate(task.tables)}
     made = Plan(tables=tables, world_size=task.world_size)
-    used = check(made, task.tables, task.budget_bytes, task.optimizer, needs=_needs(task, setting, chosen),
+    setting = task.setting()
+    used = check(made, task.tables, task.budget_bytes, task.optimizer, needs=_needs(task, setting, best.tables),
                  is_training=setting.is_training)  # fmt: skip
-    found = replace(found, is_complete=found.is_complete and is_whole)
-    planner = _notes(task, problem, candidates, found, used, begin)
+    planner = _notes(task, search, used, begin)
     return replace(made, notes={"planner": planner | dict(notes or {}) | {DIGEST_NOTE: made.tables_digest()}})
 
 
@@ -216,9 +210,12 @@ def _check_options(
 
 
 def _check_machine(hardware: Hardware) -> list[str]:
-    """A remark, and a warning, if the measurements are another machine's."""
+    """A remark, and a warning, if the measurements are another machine's.
+
+    The file system is not compared: where rows will be is not known here, and the working directory may be anywhere.
+    """
     here = read_fingerprint(Path.cwd())
-    found = differences(hardware.fingerprint, here)
+    found = differences(hardware.fingerprint, here, but=("file_system",))
     if not found:
         return []
     text = (
@@ -230,6 +227,11 @@ def _check_machine(hardware: Hardware) -> list[str]:
 
 
 def _budget(budget: Budget | None, hardware: Hardware, world_size: int) -> dict[str, tuple[int, ...]]:
+    if budget is not None and not isinstance(budget, Mapping):
+        raise ConfigError(
+            f"plan: budget={budget!r} does not say of which tier; give budget={{'dram': ...}}, with 'ssd' if "
+            "that is bounded"
+        )
     given: dict[str, Any] = dict(budget or {})
     foreign = [tier for tier in given if tier not in TIERS]
     if foreign:
@@ -242,7 +244,8 @@ def _budget(budget: Budget | None, hardware: Hardware, world_size: int) -> dict[
                 f"plan: no budget of {tier}, and the hardware file does not say how much there is; give budget="
                 f"{{{tier!r}: ...}}"
             )
-        values = [value] * world_size if isinstance(value, (int, str)) else list(value)
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        values = list(value) if is_list else [value] * world_size
         if len(values) != world_size:
             raise ConfigError(
                 f"plan: budget of {tier} is for {len(values)} ranks, world_size is {world_size}"
@@ -252,14 +255,17 @@ def _budget(budget: Budget | None, hardware: Hardware, world_size: int) -> dict[
 
 
 def _not_found(task: Task, problem: Problem, solution: Solution) -> str:
-    """Every table fits in the mean over ranks, but no assignment was found that fits each of them."""
-    loads = problem.loads(solution.choice, solution.owner)[:, : problem.num_bounded]
+    """Every table fits in the mean over ranks, but no assignment was found that fits each of them.
+
+    problem: of the chosen candidates alone.
+    """
+    loads = problem.loads(np.arange(problem.num_tables), solution.owner)[:, : problem.num_bounded]
     scale = np.maximum(problem.limits.mean(0), 1.0)
     rank, column = np.unravel_index(int((loads / scale).argmax()), loads.shape)
     tier = (*TIERS, "latency")[int(column)]
     have = float(problem.limits[rank, column])
     more = float(loads[rank, column])
-    table = int(problem.average[solution.choice, int(column)].argmax())
+    table = int(problem.average[:, int(column)].argmax())
     unit = "seconds" if tier == "latency" else "bytes"
     return (
         f"table {task.tables[table].name!r}, {tier} of rank {rank}: the best that was found needs {have + more:.6g} "
@@ -313,26 +319,19 @@ def _needs(task: Task, setting: Setting, chosen: Candidates) -> dict[str, int]:
     return found
 
 
-def _notes(
-    task: Task,
-    problem: Problem,
-    candidates: Candidates,
-    found: Found,
-    used: Mapping[str, Sequence[int]],
-    begin: float,
-) -> dict[str, Any]:
+def _notes(task: Task, search: UseSearch, used: Mapping[str, Sequence[int]], begin: float) -> dict[str, Any]:
     """What explain, the trainer and bench read (the contract: docs/planner.md)."""
-    solution = found.solution
-    chosen = candidates.take(solution.choice)
-    is_tiered = bool((chosen.capacity_bytes > 0).any())
-    fixed = replace(task.fixed, is_tiered=is_tiered)
-    loads = problem.loads(solution.choice, solution.owner)
-    rank = int(loads[:, problem.num_bounded :].max(1).argmax())
+    best = search.best
+    solution, chosen, own = best.solution, best.tables, best.own
+    fixed = replace(task.fixed, is_tiered=best.is_tiered)
+    loads = own.loads(np.arange(len(chosen)), solution.owner)
+    rank = int(loads[:, own.num_bounded :].max(1).argmax())
     is_here = (solution.owner == rank) | (solution.owner < 0)
     on_rank = np.where(is_here[:, None], chosen.load, chosen.other_load)
-    parts = named_parts([table_load(on_rank, task.objective == "train")], fixed, task.rates)
-    step, bound = _seconds(task, problem, solution, found, is_tiered)
-    reasons = why(task, problem, candidates, found)
+    parts = named_parts([table_load(on_rank, task.objective == "train")], fixed, best.rates)
+    step, bound = best.step_seconds, search.bound
+    prices = worth(task, best)
+    reasons = why(best.problem, best.candidates, solution, prices)
     gib = 2.0**30
     return {
         "objective": task.objective,
@@ -344,8 +343,10 @@ def _notes(
         "used_bytes": {tier: list(sizes) for tier, sizes in used.items()},
         "predicted": {"step_seconds": step, "parts": _of_objective(parts, task.objective), "rank": rank},
         "bound": {"step_seconds": bound, "gap": max(0.0, 1 - bound / step) if step > 0 else 0.0,
-                  "method": found.method},
-        "prices": {tier: float(found.prices[i]) * gib for i, tier in enumerate(TIERS)},
+                  "method": search.method,
+                  "at_its_rates": {"step_seconds": search.bound_at_rates,
+                                   "gap": max(0.0, 1 - search.bound_at_rates / step) if step > 0 else 0.0}},
+        "prices": {tier: float(prices[i]) * gib for i, tier in enumerate(TIERS)},
         "tables": {
             table.name: _table_notes(task, table, chosen, index, reasons[index])
             for index, table in enumerate(task.tables)
@@ -353,25 +354,10 @@ def _notes(
         "profile": {"source": task.profile.source, "num_samples": task.profile.num_samples},
         "search": {
             "seconds": time.monotonic() - begin,
-            "num_candidates": len(candidates),
-            "is_complete": found.is_complete,
+            "num_candidates": search.num_candidates,
+            "is_complete": search.is_complete,
         },
     }  # fmt: skip
-
-
-def _seconds(
-    task: Task, problem: Problem, solution: Solution, found: Found, is_tiered: bool
-) -> tuple[float, float]:
-    """Of the plan, and what no plan is below. Without rows on SSD there is no look-ahead thread to wait for."""
-    if is_tiered:
-        return solution.seconds, found.bound
-    fewer = task.costs(is_tiered=False)
-    constants = fewer.constants
-    parts = problem.loads(solution.choice, solution.owner)[:, problem.num_bounded :] - problem.constants
-    names = [form.name for form in task.costs(is_tiered=True).forms]
-    kept = [names.index(form.name) for form in fewer.forms if form.name in names]
-    step = float((parts[:, kept] + constants[: len(kept)]).max())
-    return step, min(found.bound, step)
 
 
 def _of_objective(parts: dict[str, float], objective: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ def read_fingerprint(directory: Path) -> dict[str, Any]:
     }
 
 
-def differences(measured: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Facts in which two machines differ so that measurements of one are not those of the other; empty if none."""
+def differences(
+    measured: Mapping[str, Any], here: Mapping[str, Any], *, but: Collection[str] = ()
+) -> list[str]:
+    """Facts in which two machines differ so that measurements of one are not those of the other; empty if none.
+
+    but: facts that are not compared.
+    """
     return [
         f"{name} {measured.get(name)!r}, here {here.get(name)!r}"
         for name in SAME
-        if name in measured and measured.get(name) != here.get(name)
+        if name in measured and name not in but and measured.get(name) != here.get(name)
     ]
 
 

@@ -55,6 +55,11 @@ class Surface:
         found: Values = np.exp(low * (1 - s) + high * s)
         return found
 
+    def rising(self, axis: int) -> Surface:
+        """The highest that is nowhere above this one and does not fall along x (axis 0) or y (1)."""
+        values = np.flip(np.minimum.accumulate(np.flip(self.values, axis), axis), axis)
+        return replace(self, values=values)
+
 
 def _position(grid: Values, value: ArrayLike, grows: bool) -> tuple[NDArray[np.int64], Values]:
     """Index of the cell and the share of it that lies below, above 1 where the last one goes on."""
@@ -156,24 +161,48 @@ class HardwareRates:
             contention=float(np.clip(select(hardware, "contention")[0].value, 1 / cores, 1.0)),
         )
 
-    def behind(self, cache_bytes: float, whole_bytes: float, num_runs: int = NUM_RUNS) -> HardwareRates:
-        """With so many bytes for rows in memory, of the ``whole_bytes`` that all rows take.
+    def behind(
+        self,
+        cache_bytes: float,
+        whole_bytes: float,
+        arenas_bytes: float | None = None,
+        pinned_bytes: float = 0.0,
+        num_runs: int = NUM_RUNS,
+    ) -> HardwareRates:
+        """With so many bytes of caches, of the ``whole_bytes`` that all rows take.
 
-        They are the arenas of all tables together, and give the buffers.
+        They give the buffers (as a run has it: ``Buffers.of`` of its plan's caches). arenas_bytes: of all tables
+        together, caches and rows that are in DRAM for ever; the caches' if not given. pinned_bytes: of those rows,
+        which give buffers where caches are small beside them.
 
         A step goes through all tables, so what the shared cache still holds of one depends on all of them.
         Rows are read by as many as the staging buffer holds, each time from every run file; what a burst of reads
         costs beside its reads thus counts for each byte of a record: ``burst_byte``. The smaller the write buffer is
         beside the rows, the smaller are runs and the more is merged: by a power that two measured sizes give.
         """
-        buffers = Buffers.of(int(cache_bytes))
+        buffers = Buffers.of(int(cache_bytes), int(pinned_bytes))
         share = buffers.write_buffer_bytes / max(whole_bytes, 1.0)
         slower = (self.write_share / share) ** self.write_exponent
         return replace(
             self,
             burst_byte=num_runs * self.read_burst / buffers.staging_bytes,
-            arenas_bytes=float(cache_bytes),
+            arenas_bytes=float(cache_bytes if arenas_bytes is None else arenas_bytes),
             write_slower=float(slower),
+        )
+
+    def never_falling(self) -> HardwareRates:
+        """Rates that are nowhere above these, and nowhere lower for larger arenas: what noise made fall is flat.
+
+        With them the smallest arenas that a plan may have give seconds that it does not go below.
+        """
+        return replace(
+            self,
+            forward_lookup=self.forward_lookup.rising(1),
+            forward_bag=self.forward_bag.rising(1),
+            update_lookup=self.update_lookup.rising(1),
+            update_row=self.update_row.rising(1),
+            translate_lookup=self.translate_lookup.rising(0),
+            translate_row=self.translate_row.rising(0),
         )
 
 

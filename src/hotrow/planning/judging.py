@@ -9,13 +9,14 @@ import numpy as np
 
 from hotrow.optim import RowWiseAdagrad
 from hotrow.planning.cost import FixedCosts
-from hotrow.planning.driver import Task, problem_of
+from hotrow.planning.driver import Task
 from hotrow.planning.hardware_rates import HardwareRates
 from hotrow.planning.infeasible import explain_least
 from hotrow.planning.instances import Instance, reference_hardware
 from hotrow.planning.problem import Floats, Problem
 from hotrow.planning.search import solve
 from hotrow.planning.statistics import read_profile
+from hotrow.planning.uses import problem_of
 
 SEND_BYTE = 1e-9
 """Seconds a byte between ranks of the reference machine."""

@@ -75,13 +75,13 @@ def solve(
         if search.is_over(best):
             break
     best = search.rebuilt(best)
-    bound, method = dual.value, "lagrangian"
+    bound, method, is_proved = dual.value, "lagrangian", True
     if best.is_feasible and best.seconds - bound > GOOD_ENOUGH * best.seconds:
         tightened = tighten(problem, dual, best, min(deadline, time.monotonic() + branch_seconds))
-        bound, method = max(bound, tightened.value), tightened.method
+        bound, method, is_proved = max(bound, tightened.value), tightened.method, tightened.is_complete
         if tightened.solution is not None and tightened.solution.is_better_than(best):
             best = tightened.solution
-    is_complete = time.monotonic() < deadline and dual.is_converged
+    is_complete = time.monotonic() < deadline and dual.is_converged and is_proved
     return Found(best, min(bound, best.seconds), dual.prices, method, is_complete)
 
 

@@ -21,6 +21,8 @@ from hotrow.profiles import AccessProfile, MissCurve, TableProfile
 
 Floats = NDArray[np.float64]
 
+HEAT_ORDER = "heat"
+"""Of profiles that put rows in order of heat by themselves (``profiling.heat_order``)."""
 MAX_INTERVALS = 40
 """Stretches of places that are treated as rows of one heat."""
 _HORIZONS = np.concatenate(([0.0], np.geomspace(1.0, 1e13, 40)))
@@ -232,7 +234,8 @@ def read_profile(
 ) -> tuple[dict[str, TableStatistics], list[str]]:
     """Statistics by table, and notes of what of the profile is not used.
 
-    Raises ConfigError for an empty profile, a table that it does not have, ids beyond a table, no tables.
+    Raises ConfigError for an empty profile, a table that it does not have, ids beyond a table, no tables, an order
+    that is no table's.
     """
     if not tables:
         raise ConfigError("plan: there are no tables; give those of the model")
@@ -261,6 +264,12 @@ def read_profile(
                 f"plan: table {table.name!r} has {table.num_embeddings} rows, its profile {of.num_rows}: ids "
                 f"{table.num_embeddings} to {of.num_rows - 1} are beyond the table; give it {of.num_rows} rows, or "
                 "profile the data that it is made for"
+            )
+        if of.order_id == HEAT_ORDER:
+            raise ConfigError(
+                f"plan: the profile of table {table.name!r} is in an order of its own (order {of.order_id!r}), "
+                "which no table has, so the plan could not be run; profile without --order heat (hotrow rebalance "
+                "gives tables such an order)"
             )
         found[table.name] = TableStatistics(table.num_embeddings, of, profile.num_samples, profile.batch_size)
     foreign = [name for name in by_name if name not in names]

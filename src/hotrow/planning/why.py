@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hotrow.explanation import bytes_text, seconds_text
 from hotrow.planning.candidates import POLICIES, RANK, STRIPE, Candidates
-from hotrow.planning.problem import Problem
-
-if TYPE_CHECKING:
-    from hotrow.planning.driver import Task
-    from hotrow.planning.search import Found
+from hotrow.planning.problem import Floats, Problem, Solution
 
 _MIB = 2.0**20
 
 
-def why(task: Task, problem: Problem, candidates: Candidates, found: Found) -> list[str]:
-    """A line for every table."""
+def why(problem: Problem, candidates: Candidates, solution: Solution, prices: Floats) -> list[str]:
+    """A line for every table. prices: what a little more of each tier saves, and the weights of the forms."""
     bounded = problem.num_bounded
-    seconds = problem.average[:, bounded:] @ found.prices[bounded:]
-    price = seconds_text(float(found.prices[0]) * _MIB)
+    seconds = problem.average[:, bounded:] @ prices[bounded:]
+    price = seconds_text(float(prices[0]) * _MIB)
     lines = []
     for index in range(problem.num_tables):
-        chosen = int(found.solution.choice[index])
+        chosen = int(solution.choice[index])
         options = np.arange(problem.starts[index], problem.starts[index + 1])
-        what = _what(candidates, chosen, int(found.solution.owner[index]))
+        what = _what(candidates, chosen, int(solution.owner[index]))
         smaller = options[problem.average[options, 0] < problem.average[chosen, 0]]
         if len(smaller):
             size = problem.average[chosen, 0] - problem.average[smaller, 0]

@@ -1,0 +1,307 @@
+"""Plans priced by what they use: rates depend on the bytes of DRAM that a plan takes and on those of its caches.
+
+Lookups are spread over all that a plan has in DRAM, and buffers go with its caches; both are known once there is a
+plan. Plans are therefore told apart by the DRAM that they use on the fullest rank. Of those that use from a to b bytes
+none is faster than with arenas of a bytes and the buffers of b; at these rates, which do not depend on the plan, the
+search gives a bound for the whole range. The range of the lowest bound is cut in two until its bound is close to the
+best plan, each plan taken at its own rates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hotrow.core import EmbeddingConfig
+from hotrow.optim import Optimizer
+from hotrow.planning.bound import solve_dual
+from hotrow.planning.candidates import STRIPE, Candidates, all_candidates, prices_of
+from hotrow.planning.check import TIERS
+from hotrow.planning.hardware_rates import HardwareRates
+from hotrow.planning.problem import Floats, Problem, Solution, solution_of
+from hotrow.planning.search import Found, solve
+from hotrow.plans import DRAM_ROW_OVERHEAD_BYTES, Plan, table_bytes
+
+if TYPE_CHECKING:
+    from hotrow.planning.driver import Task
+
+MAX_OWN = 3
+"""Times that the plan is searched for again at the rates of the one before."""
+CLOSE_ENOUGH = 5e-3
+"""A gap below which no range is cut."""
+MAX_RANGES = ((40, 32), (200, 12), (1000, 4))
+"""Tables up to a number, and ranges that are looked at then; above all it is one."""
+SEARCHED_TABLES = 40
+"""Above so many tables a range has the bound of the dual, and no search of its own."""
+RANGE_SECONDS = 3.0
+"""That HiGHS has for a range."""
+UNITS = (1 << 30, 1 << 20, 1 << 10)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A plan at its own rates. candidates, problem, found: those among which it was found; tables: the candidate of
+    every table. own: the problem of these alone. is_feasible: also at its own rates, which a latency may not be.
+    """
+
+    candidates: Candidates
+    problem: Problem
+    found: Found
+    tables: Candidates
+    rates: HardwareRates
+    own: Problem
+    step_seconds: float
+    is_feasible: bool
+
+    @property
+    def solution(self) -> Solution:
+        return self.found.solution
+
+    @property
+    def is_tiered(self) -> bool:
+        return bool((self.tables.capacity_bytes > 0).any())
+
+    def is_better_than(self, other: Chosen) -> bool:
+        if self.is_feasible != other.is_feasible:
+            return self.is_feasible
+        if not self.is_feasible:
+            return self.solution.excess < other.solution.excess
+        return self.step_seconds < other.step_seconds
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Plans that use so many bytes of DRAM on the fullest rank; none of them is below the bound."""
+
+    least: float
+    most: float
+    bound: float
+
+
+class UseSearch:
+    """The best plan that is found (``best``), and ``bound``: no plan within the budgets is below, each at its rates.
+
+    bound_at_rates: no plan would be below if all had the rates of the best: what the search itself leaves open.
+    task: with the rates of no plan. deadline: of ``time.monotonic()``.
+    """
+
+    def __init__(self, task: Task, deadline: float = np.inf, seed: int = 0) -> None:
+        self.task, self.deadline, self.seed = task, deadline, seed
+        self.is_complete, self.num_candidates, self.num_ranges = True, 0, 1
+        coarse = replace(task.setting(), num_sizes=2)  # the least of every prefix is among these
+        candidates, starts = all_candidates(task.tables, task.statistics, coarse, deadline)
+        average = candidates.base[:, 0] + candidates.lump[:, 0] / task.world_size
+        whole = candidates.base[:, 0] + candidates.lump[:, 0]
+        self.least = float(np.minimum.reduceat(average, starts[:-1]).sum())
+        top = 1.2 * float(np.maximum.reduceat(whole, starts[:-1]).sum())
+        self.most = max(self.least, min(float(max(task.budget_bytes["dram"])), top))
+        self.best: Chosen
+        self.bound, self.bound_at_rates, self.method = 0.0, 0.0, "lagrangian"
+
+    def run(self, on_first: Callable[[Problem], None]) -> None:
+        """on_first: sees the problem of the whole budget before it is solved, and may raise."""
+        part = self._half()
+        candidates, problem = self._problem(self._ideal(self.least, self.most), self.most, part)
+        on_first(problem)
+        found = self._solve(problem, part)
+        self.best = at_own_rates(self.task, candidates, problem, found)
+        self._offer(self._all_in_dram(candidates, problem, found))
+        self.bound, self.method = found.bound, found.method
+        self._search_at_own_rates()
+        self._cut(_Range(self.least, self.most, found.bound))
+        step = self.best.step_seconds
+        self.bound = self.bound_at_rates = min(self.bound, step)
+        if self.best.is_feasible and self.bound < step * (1 - CLOSE_ENOUGH):
+            part = self._half()
+            found = self._solve(self._problem(self.best.rates, self.most, part)[1], part)
+            self.bound_at_rates = min(max(found.bound, self.bound), step)
+
+    def _search_at_own_rates(self) -> None:
+        """Search again at the rates of the plan before, until they stay as they are."""
+        rates = self.best.rates
+        if not self.best.is_feasible:  # at rates that are above those of every plan a latency may hold
+            rates = self.task.rates.behind(0, self.task.whole_bytes, self.most)
+        for _ in range(MAX_OWN):
+            if time.monotonic() >= self.deadline:
+                self.is_complete = False
+                return
+            part = self._half()
+            candidates, problem = self._problem(rates, self.most, part)
+            chosen = at_own_rates(self.task, candidates, problem, self._solve(problem, part))
+            self._offer(chosen)
+            change = chosen.rates.arenas_bytes / max(rates.arenas_bytes, 1.0)
+            rates = chosen.rates
+            if 0.98 <= change <= 1.02:
+                return
+
+    def _cut(self, root: _Range) -> None:
+        """Cut the range of the lowest bound in two, until that is close to the best plan."""
+        ranges = [root]
+        limit = next((count for tables, count in MAX_RANGES if len(self.task.tables) <= tables), 1)
+        while self.num_ranges < limit and self.best.is_feasible:
+            at = min(range(len(ranges)), key=lambda i: ranges[i].bound)
+            lowest = ranges[at]
+            if (
+                lowest.bound >= self.best.step_seconds * (1 - CLOSE_ENOUGH)
+                or lowest.most < 1.02 * lowest.least
+            ):
+                break
+            if time.monotonic() >= self.deadline:
+                self.is_complete = False
+                break
+            middle = float(np.sqrt(max(lowest.least, 1.0) * lowest.most))
+            parts = [(lowest.least, middle), (middle, lowest.most)]
+            ranges[at : at + 1] = [self._range(least, most, lowest.bound) for least, most in parts]
+            self.num_ranges += 1
+        self.bound = min(each.bound for each in ranges)
+        if self.num_ranges > 1:
+            self.method += f", {self.num_ranges} ranges of use"
+
+    def _range(self, least: float, most: float, known: float) -> _Range:
+        """The bound of a range, and what its search finds."""
+        part = self._half()
+        candidates, problem = self._problem(self._ideal(least, most), most, part)
+        try:
+            dual = solve_dual(problem, part).value
+        except ValueError:  # nothing is within the limits
+            return _Range(least, most, np.inf)
+        bound = max(known, dual)
+        is_open = bound < self.best.step_seconds * (1 - CLOSE_ENOUGH)
+        if is_open and len(self.task.tables) <= SEARCHED_TABLES:
+            found = self._solve(problem, part, RANGE_SECONDS)
+            self._offer(at_own_rates(self.task, candidates, problem, found))
+            if found.solution.is_feasible:
+                bound = max(bound, found.bound)
+        return _Range(least, most, bound)
+
+    def _ideal(self, least: float, most: float) -> HardwareRates:
+        """Rates that no plan that uses ``least`` to ``most`` bytes is faster with than at its own."""
+        return self.task.rates.never_falling().behind(most, self.task.whole_bytes, least)
+
+    def _problem(self, rates: HardwareRates, most: float, deadline: float) -> tuple[Candidates, Problem]:
+        budget = dict(self.task.budget_bytes)
+        budget["dram"] = tuple(min(size, int(np.ceil(most))) for size in budget["dram"])
+        found = problem_of(replace(self.task, rates=rates, budget_bytes=budget), deadline)
+        self.num_candidates = max(self.num_candidates, len(found[0]))
+        self.is_complete &= time.monotonic() <= deadline
+        return found
+
+    def _solve(self, problem: Problem, deadline: float, branch_seconds: float | None = None) -> Found:
+        left = None if np.isinf(deadline) else max(deadline - time.monotonic(), 0.0)
+        found = solve(problem, left, self.seed, branch_seconds)
+        self.is_complete &= found.is_complete
+        return found
+
+    def _half(self) -> float:
+        """Half of what is left of the time."""
+        now = time.monotonic()
+        return now + 0.5 * max(self.deadline - now, 0.0)
+
+    def _offer(self, chosen: Chosen | None) -> None:
+        if chosen is not None and chosen.is_better_than(self.best):
+            self.best = chosen
+
+    def _all_in_dram(self, candidates: Candidates, problem: Problem, found: Found) -> Chosen | None:
+        """The plan that waits for no look-ahead thread, which the forms of the others do not know; on one rank."""
+        is_whole = candidates.capacity_bytes == 0
+        choice = problem.cheapest(np.where(is_whole, 0.0, 1.0))
+        if problem.num_ranks > 1 or not is_whole[choice].all():
+            return None
+        solution = solution_of(problem, choice, np.full(len(choice), -1, np.int64))
+        return at_own_rates(self.task, candidates, problem, replace(found, solution=solution))
+
+
+def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Problem]:
+    """The candidates of all tables at the task's rates, and the problem of choosing among them."""
+    setting = task.setting()
+    candidates, starts = all_candidates(task.tables, task.statistics, setting, deadline)
+    return candidates, Problem(
+        base=candidates.base,
+        lump=candidates.lump,
+        is_owned=candidates.owner > STRIPE,
+        starts=starts,
+        limits=task.limits(setting.objective),
+        constants=setting.objective.constants,
+    )
+
+
+def at_own_rates(task: Task, candidates: Candidates, problem: Problem, found: Found) -> Chosen:
+    """A solution at the rates of what it uses: DRAM of the fullest rank, caches of the rank that has least of them."""
+    solution = found.solution
+    tables = candidates.take(solution.choice)
+    is_here = (solution.owner == np.arange(task.world_size)[:, None]) | (solution.owner < 0)
+    used = np.where(is_here, tables.load[:, -2], tables.other_load[:, -2]).sum(1)
+    caches = np.where(is_here, tables.capacity_bytes, 0.0).sum(1)
+    kept = np.where(tables.capacity_bytes > 0, tables.num_pinned, tables.num_slots) * tables.load[:, 3]
+    pinned = np.where(is_here, kept, 0.0).sum(1)
+    has_caches = caches > 0
+    rates = task.rates.behind(
+        float(caches[has_caches].min(initial=np.inf)) if has_caches.any() else 0.0,
+        task.whole_bytes,
+        float(used.max()),
+        float(pinned.min()),
+    )
+    setting = replace(task, rates=rates).setting()
+    base, lump = prices_of(tables, setting)
+    own = Problem(
+        base=base,
+        lump=lump,
+        is_owned=tables.owner > STRIPE,
+        starts=np.arange(len(tables) + 1),
+        limits=task.limits(setting.objective),
+        constants=setting.objective.constants,
+    )
+    again = solution_of(own, np.arange(len(tables)), solution.owner)
+    step = again.seconds
+    if not (tables.capacity_bytes > 0).any():
+        step = _untiered(replace(task, rates=rates), own, again)
+    return Chosen(candidates, problem, found, tables, rates, own, step, again.is_feasible)
+
+
+def _untiered(task: Task, problem: Problem, solution: Solution) -> float:
+    """Seconds of a step without rows on SSD: there is no look-ahead thread to wait for."""
+    fewer = task.costs(is_tiered=False)
+    parts = problem.loads(solution.choice, solution.owner)[:, problem.num_bounded :] - problem.constants
+    names = [form.name for form in task.costs(is_tiered=True).forms]
+    kept = [names.index(form.name) for form in fewer.forms if form.name in names]
+    return float((parts[:, kept] + fewer.constants[: len(kept)]).max())
+
+
+def worth(task: Task, best: Chosen) -> Floats:
+    """What a little more of each tier saves a step, by the byte, and the weights of the forms then. [columns]
+
+    The difference of two bounds, at the budget and at one unit more (GiB, or MiB or KiB where the budget is less than
+    two): at the least legal budget a price of the dual alone is whatever it likes.
+    """
+    limits = task.limits(task.costs(is_tiered=True))
+    problem = replace(best.problem, limits=limits)
+    now = solve_dual(problem)
+    found: Floats = now.prices.copy()
+    for column in range(len(TIERS)):
+        budget = float(limits[:, column].max())
+        unit = next((size for size in UNITS if size <= budget / 2), UNITS[-1])
+        more = limits.copy()
+        more[:, column] += unit
+        after = solve_dual(replace(problem, limits=more))
+        found[column] = max(0.0, min(now.value, best.step_seconds) - after.value) / unit
+        if column == 0:
+            found[problem.num_bounded :] = after.prices[problem.num_bounded :]
+    return found
+
+
+def rates_of_plan(
+    plan: Plan, tables: Sequence[EmbeddingConfig], optimizer: Optimizer, rates: HardwareRates
+) -> HardwareRates:
+    """Those of a plan of one rank, with ``rates`` of no plan yet: as ``hr.plan`` takes them."""
+    used = caches = pinned = 0.0
+    for table in tables:
+        cache = plan.tables[table.name].cache
+        record = table_bytes(table, optimizer) / table.num_embeddings - DRAM_ROW_OVERHEAD_BYTES
+        caches += cache.capacity_bytes if cache else 0
+        used += cache.capacity_bytes if cache else table_bytes(table, optimizer)
+        pinned += record * (cache.num_pinned_rows if cache else table.num_embeddings)
+    return rates.behind(caches, sum(table_bytes(table, optimizer) for table in tables), used, pinned)
