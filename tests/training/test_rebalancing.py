@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from hotrow.embedding import CommittedRows
 from hotrow.errors import ConfigError, FormatError, StorageError
 from hotrow.files import Files
 from hotrow.orders import Order
+from hotrow.planning.fingerprint import read_fingerprint
+from hotrow.planning.instances import reference_hardware
 from hotrow.plans import Plan
 from hotrow.storage import CommitManifest, committed_orders
 from hotrow.testing import FaultPlan
@@ -200,6 +203,32 @@ def test_after_a_drift_fewer_rows_are_read_and_no_number_is_another(
 
 
 @pytest.mark.slow
+def test_a_plan_for_a_machine_counts_the_dense_part_and_is_known_as_its_own(
+    dataset: Path, lately: Path, before: Path, tmp_path: Path
+) -> None:
+    wish = {"data_dir": lately, "last": 0.3, "min_gain": -1.0}
+    fingerprint = read_fingerprint(Path.cwd())
+    machine = replace(
+        reference_hardware(), fingerprint={**fingerprint, "cores": reference_hardware().fingerprint["cores"]}
+    )
+    facts = rebalance(before, tmp_path / "new", dram="500KiB", hardware=machine, **wish)
+    assert facts["is_rebalanced"] and facts["reordered"]
+    plan = Plan.load(tmp_path / "new" / "plan.json")
+    assert plan.notes["planner"]["predicted"]["parts"]["dense"] > 0
+    assert not plan.is_edited and "predicted  " in plan.explain()
+    noted = tmp_path / "noted.json"
+    replace(
+        plan.with_orders({}),
+        notes={"planner": {**plan.notes["planner"], "tables_digest": plan.with_orders({}).tables_digest()}},
+    ).save(noted)
+    run = trained_before(dataset, tmp_path / "run", plan=str(noted))
+    facts = rebalance(
+        run, tmp_path / "kept", keep_plan=True, **wish
+    )  # what was predicted is of the old order
+    assert facts["reordered"] and Plan.load(tmp_path / "kept" / "plan.json").is_edited
+
+
+@pytest.mark.slow
 def test_bf16_goes_on_exactly_in_any_budget_and_order(dataset: Path, tmp_path: Path) -> None:
     """The heat is that of the batches to come; a second time from the first's new order."""
     sections = {
@@ -277,6 +306,11 @@ def test_bad_input_is_named_and_leaves_nothing(
     (tmp_path / "full" / "x").write_text("")
     memory = small_config(training={"batch_size": 32, "steps": 4})
     Trainer(memory, dataset, tmp_path / "memory").train()
+    law = {"num_tables": 2, "num_rows": 4000, "num_train": 2048, "num_dense": 2}
+    made = small_config(
+        data={"synthetic": law}, storage={"dram": "128KiB"}, training={"batch_size": 32, "steps": 4}
+    )
+    Trainer(made, None, tmp_path / "synthetic").train()
     new, data = ["--out", tmp_path / "new"], ["--data", dataset]
     for arguments, message in (
         ([tmp_path / "none", *new], "no such directory"),
@@ -285,6 +319,9 @@ def test_bad_input_is_named_and_leaves_nothing(
         ([before, *new, "--data", tmp_path / "nodata"], "nodata"),
         ([before, *new, *data, "--last", "0"], "give a share"),
         ([before, *new, *data, "--last", "0.001"], "1 batches tell nothing"),
+        ([before, *new, *data, "--min-gain", "nan"], "min_gain=nan; give a share"),
+        ([before, *new, *data, "--min-gain", "2"], "min_gain=2.0; give a share"),
+        ([tmp_path / "synthetic", *new, *data], "synthetic data"),
         ([before, *new, *data, "--dram", "lots"], "is no size"),
         ([before, *new, *data, "--dram", "1KiB"], "give it at least"),
         ([before, *new, *data, "--dram", "1MiB", "--keep-plan"], "give one or the other"),
@@ -292,7 +329,7 @@ def test_bad_input_is_named_and_leaves_nothing(
         assert run_cli(["rebalance", *map(str, arguments)]) == 2
         text = capsys.readouterr().err
         assert message in text and text.count("\n") == 1, text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "memory"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "memory", "synthetic"]
 
 
 @pytest.mark.slow

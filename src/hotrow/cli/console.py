@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
+
+from hotrow.errors import ConfigError
 
 
 def on_terminal() -> bool:
@@ -33,6 +37,16 @@ def print_json(value: dict[str, Any]) -> None:
 def say(line: str) -> None:
     """A line for a reader, on stdout."""
     typer.echo(line)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise ConfigError unless a file can be written there: before the work whose result it gets."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: give the name of a file in a directory that exists")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"{option} {path}: {path.parent} cannot be written to; give a file in another directory"
+        )
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:

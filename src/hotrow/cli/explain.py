@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import print_json, say
+from hotrow.cli.console import check_writable, print_json, say
 from hotrow.errors import ConfigError
 
 
@@ -86,8 +86,7 @@ def existing(path: Path, option: str, remedy: str) -> Path:
 
 def write_html(path: Path, facts: Any, profile: Any, changes: Any, title: str) -> None:
     """Write the report. Raises ConfigError if its directory is missing."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"--html {path}: give the name of a file in a directory that exists")
+    check_writable(path, "--html")
     from hotrow.document import write_atomically
     from hotrow.reporting import render_report
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import print_json, say
+from hotrow.cli.console import check_writable, print_json, say
 from hotrow.errors import ConfigError
 
 Set = Annotated[
@@ -38,7 +39,8 @@ def command(
         float | None, typer.Option(help="With serve: milliseconds that a batch of queries may take.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples of one rank's batch; the configuration's if not given.")
+        int | None,
+        typer.Option(min=1, help="Samples of one rank's batch; the configuration's if not given."),
     ] = None,
     world_size: Annotated[int, typer.Option(help="Ranks; only plans for one can be run yet.")] = 1,
     seconds: Annotated[float, typer.Option(help="That the search may take.")] = 60.0,
@@ -61,6 +63,8 @@ def command(
     from hotrow.planning import plan
     from hotrow.profiles import AccessProfile
 
+    if out is not None:
+        check_writable(out, "--out")
     config, tables, model = _model(recipe, data, set_ or [])
     budget = {tier: size for tier, size in (("dram", dram), ("ssd", ssd)) if size is not None}
     with warnings.catch_warnings(record=True) as caught:
@@ -72,7 +76,7 @@ def command(
             budget=budget,
             objective=objective,
             optimizer=config.sparse_optimizer.build(),
-            batch_size=batch_size or config.training.batch_size,
+            batch_size=config.training.batch_size if batch_size is None else batch_size,
             look_ahead=config.storage.look_ahead if objective == "train" else 0,
             world_size=world_size,
             latency_seconds=None if latency is None else latency * 1e-3,
@@ -89,7 +93,14 @@ def command(
         return
     say(made.explain())
     if out is not None:
-        say(f"\nwritten to {out}; run it with: hotrow train {recipe} --plan {out}")
+        say(f"\nwritten to {out}; run it with: {train_command(recipe, data, set_ or [], out)}")
+
+
+def train_command(recipe: str, data: Path | None, overrides: list[str], plan: Path) -> str:
+    """The command, for a shell, that trains what was planned."""
+    settings = [part for text in overrides for part in ("--set", text)]
+    found = [] if data is None else ["--data", str(data)]
+    return shlex.join(["hotrow", "train", recipe, *found, *settings, "--plan", str(plan)])
 
 
 def _model(recipe: str, data: Path | None, overrides: list[str]) -> tuple[Any, Any, Any]:

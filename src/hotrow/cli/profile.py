@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hotrow.cli.console import on_terminal, print_json, say
+from hotrow.cli.console import check_writable, on_terminal, print_json, say
 from hotrow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def command(
 
     if order not in ("identity", "heat"):
         raise ConfigError(f"--order {order!r} is not identity or heat")
+    for name, path in (("--out", out if calibrate is None else None), ("--torchrec", torchrec)):
+        if path is not None:
+            check_writable(path, name)
     options = _of_recipe(recipe)
     is_prepared = data.is_dir() and (data / "manifest.json").exists()
     default_shuffle = options["shuffle_samples"] if is_prepared else 0
@@ -217,9 +220,30 @@ def _show(profile: AccessProfile, out: Path, seconds: float, as_json: bool) -> N
     )
     for line in _aligned(profile):
         say(line)
+    for line in _why_none(profile):
+        say(line)
     sampled = [name for name, table in profile.tables.items() if not table.exact or table.sampled < 1]
     if sampled:
         say(f"in part from samples: {', '.join(sampled)} (the file says of each how)")
+
+
+def _why_none(profile: AccessProfile) -> list[str]:
+    """Why tables have no number under LRU 10%, a line each reason."""
+    small, rest = list[str](), list[str]()
+    for name, table in profile.tables.items():
+        if _summary(table, profile.batch_size)["lru_10"] is None:
+            lru = next((m for m in table.miss_curves if m.policy == "lru" and m.num_pinned_rows == 0), None)
+            is_small = lru is not None and lru.points and table.num_distinct_rows / 10 < lru.points[0][0]
+            (small if is_small else rest).append(name)
+    found = []
+    if small:
+        found.append(
+            f"LRU 10% of {', '.join(small)}: a cache of a tenth of the touched rows does not hold the rows of the "
+            f"largest batch ({profile.batch_size:,} samples)"
+        )
+    if rest:
+        found.append(f"LRU 10% of {', '.join(rest)}: too few batches or lookups to follow a cache")
+    return found
 
 
 HEAD = (

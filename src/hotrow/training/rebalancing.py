@@ -14,8 +14,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from hotrow.checkpoint import (
     ArrayReader,
@@ -36,11 +39,11 @@ from hotrow.measurements import Hardware
 from hotrow.optim import Optimizer
 from hotrow.orders import MAP_BYTES_PER_ROW, Order
 from hotrow.planning import plan as make_plan
-from hotrow.plans import Plan, table_bytes
+from hotrow.plans import DIGEST_NOTE, Plan, table_bytes
 from hotrow.profiling import profile
 from hotrow.storage import choose_plan
 from hotrow.training.batches import data_manifest, training_loader
-from hotrow.training.building import Columns, build_tables
+from hotrow.training.building import Columns, build_dense, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.heat import Heat, heat_orders, rows_read_per_step
 from hotrow.training.history import HISTORY_FILE
@@ -73,6 +76,11 @@ class _Run:
     def optimizer(self) -> Optimizer:
         return self.config.sparse_optimizer.build()
 
+    @cached_property
+    def dense(self) -> nn.Module:
+        """The dense part as it begins: what counts here is what it computes."""
+        return build_dense(self.config, columns_of(self.manifest))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Wish:
@@ -91,6 +99,8 @@ class _Choice:
     plan: Plan
     orders: Mapping[str, Order]
     reads: dict[str, float] = field(default_factory=dict)
+    is_planned: bool = False
+    """By hotrow.plan, from a profile of places in these orders."""
 
     @property
     def total(self) -> float:
@@ -128,8 +138,14 @@ def rebalance(
         raise ConfigError(f"{target}: exists already; give --out a new directory")
     if keep_plan and (dram is not None or hardware is not None):
         raise ConfigError("keep_plan, and dram or hardware for a new plan: give one or the other")
+    if not math.isfinite(min_gain) or min_gain > 1:
+        raise ConfigError(f"min_gain={min_gain}; give a share of the rows read per step, at most 1")
     wish = _Wish(dram=dram, keep_plan=keep_plan, hardware=hardware, min_gain=min_gain)
     run = _open(checkpoint)
+    if data_dir is not None and run.config.data.synthetic is not None:
+        raise ConfigError(
+            f"{data_dir}: the run in {run.path} is of synthetic data, whose ids are no other data's; leave --data out"
+        )
     with progress:
         heat = _measure(run, data_dir, last, progress)
         before, after = _choose(run, heat, wish)
@@ -239,8 +255,16 @@ def _choose(run: _Run, heat: Heat, wish: _Wish) -> tuple[_Choice, _Choice]:
     final = {**run.orders, **heat_orders(heat, paying, is_judged=False)}
     kept = {name: order for name, order in final.items() if not order.is_identity}
     plan = best.plan.with_orders({name: order.order_id for name, order in kept.items()})
+    if best.is_planned:
+        plan = _noted(plan)
     lay_out(run.tables, plan, run.optimizer, kept)  # raises here what resuming would
     return now, _Choice(plan=plan, orders=kept, reads=best.reads)
+
+
+def _noted(plan: Plan) -> Plan:
+    """The plan with its planner's notes, which were made of the rows in its orders, as its own."""
+    planner = {**plan.notes["planner"], DIGEST_NOTE: plan.tables_digest()}
+    return replace(plan, notes={**plan.notes, "planner": planner})
 
 
 def _id_of(orders: Mapping[str, Order], table: str) -> str:
@@ -272,8 +296,10 @@ def _replanned(
     else:
         seen = profile(heat.batches_in(orders), tables=run.tables, look_ahead=ahead)
         tables, optimizer = run.tables, run.optimizer
-        plan = make_plan(tables, seen, hardware, budget={"dram": budget}, optimizer=optimizer)
-    return _judged(run, heat, plan, orders)
+        plan = make_plan(
+            tables, seen, hardware, budget={"dram": budget}, optimizer=optimizer, dense=run.dense
+        )
+    return replace(_judged(run, heat, plan, orders), is_planned=hardware is not None)
 
 
 def _dram_bytes(run: _Run) -> int:
