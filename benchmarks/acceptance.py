@@ -6,8 +6,8 @@ Everything is done through the ``hotrow`` command, watched from outside. The ste
 2. ``hotrow prepare criteo``: peak memory at most 4 GiB, every value in a vocabulary if the log is long enough;
 3. ``hotrow train`` for a fifth of the steps, uninterrupted: the digests of its rows, state and losses;
 4. the whole run, killed by SIGKILL between two checkpoints, then ``--resume``: bit for bit the same at the step of 3;
-5. all steps again with rows and state on SSD, ``--dram`` bytes of memory for them, and three kills by SIGKILL: losses,
-   rows, state and dense part bit for bit those of 4 at its end;
+5. all steps again with rows and state on SSD, ``--dram`` bytes of memory for them, and ``--kills`` kills by SIGKILL:
+   losses, rows, state and dense part bit for bit those of 4 at its end;
 6. ``hotrow profile``, ``hotrow probe`` and ``hotrow plan`` for the same bytes of memory; ``hotrow train`` some steps by
    that plan, predicted against measured;
 7. a later log whose heat has drifted; ``hotrow rebalance`` of the run of 6 by it; that run and the rebalanced one go
@@ -93,6 +93,8 @@ class Case:
     checks: list[dict[str, Any]] = field(default_factory=list)
     dram: str = "1GiB"
     probe_seconds: float = 30.0
+    num_kills: int = 3
+    hardware: Path | None = None
 
     @property
     def config(self) -> Path:
@@ -268,19 +270,16 @@ def train(case: Case) -> None:
     }
 
 
-NUM_KILLS = 3
-
-
 def train_on_ssd(case: Case) -> None:
-    """Step 5. Checkpoints are a quarter of the steps apart; each kill falls after the next one."""
+    """Step 5. Of three kills, checkpoints are a quarter of the steps apart; each kill falls after the next one."""
     num_steps = case.steps["train"]["num_steps"]
-    every, run = max(num_steps // (NUM_KILLS + 1), 1), case.directory / "ssd"
+    every, run = max(num_steps // (case.num_kills + 1), 1), case.directory / "ssd"
     memory = case.directory / "cut"
     settings = [f"checkpoint.every_steps={every}", "evaluation.final_splits=[]", "evaluation.batch_size=4096"]
     command = ["train", case.config, "--data", case.data, "--json", "--out", run, "--dram", case.dram]
     command += [part for key in settings for part in ("--set", key)]
     rng, killed_at, seconds, peaks = random.Random(case.seed), [], [], []
-    for kill in range(NUM_KILLS):
+    for kill in range(case.num_kills):
         at = every * (kill + 1) + rng.randrange(1, max(every // 2, 2))
         done = watch(
             hotrow(*command, *(["--resume"] if kill else [])),
@@ -291,7 +290,7 @@ def train_on_ssd(case: Case) -> None:
         peaks.append(done.peak_gib)
     last = watch(hotrow(*command, "--resume"))
     case.check(
-        f"rows on SSD, {case.dram} of memory, {NUM_KILLS} kills: the same losses",
+        f"rows on SSD, {case.dram} of memory, {case.num_kills} kills: the same losses",
         losses(run, num_steps) == losses(memory, num_steps),
         num_losses=len(losses(run, num_steps)),
         killed_at=killed_at,
@@ -336,17 +335,15 @@ def differing_arrays(ssd: Path, memory: Path) -> list[str]:
 
 def plan(case: Case) -> None:
     """Step 6. As many steps as step 3 made; the first tenth of them warms the caches up."""
-    profile, hardware = case.directory / "profile.json", case.directory / "hardware.json"
+    profile, hardware = case.directory / "profile.json", case.hardware or case.directory / "hardware.json"
     file, run = case.directory / "plan.json", case.directory / "planned"
     num_steps, data = case.steps["train"]["compared_at_step"], ("--data", case.data)
     made = {
         "profile": watch(hotrow("profile", case.data, "--recipe", case.config, "--out", profile, "--json")),
-        "probe": watch(
-            hotrow(
-                "probe", "--out", hardware, "--dir", case.directory, "--seconds", case.probe_seconds, "--json"
-            )
-        ),
     }
+    if case.hardware is None:
+        seconds = ("--seconds", case.probe_seconds)
+        made["probe"] = watch(hotrow("probe", "--out", hardware, "--dir", case.directory, *seconds, "--json"))
     options = ["--profile", profile, "--hardware", hardware, "--dram", case.dram, "--out", file, "--json"]
     made["plan"] = watch(hotrow("plan", case.config, *data, *options))
     steps = ["--steps", num_steps, "--set", "evaluation.final_splits=[]"]
@@ -364,6 +361,9 @@ def plan(case: Case) -> None:
         "num_steps": num_steps,
     }
     case.check("by the plan: a step's time was predicted and measured", bool(predicted), seconds=predicted)
+    tables = json.loads(file.read_text())["tables"].values()
+    on_ssd = sum(table["cache"] is not None for table in tables)
+    case.check(f"by the plan for {case.dram}: tables on SSD", on_ssd > 0, num_tables=on_ssd)
 
 
 DRIFT = 0.9
@@ -380,8 +380,20 @@ def rebalance(case: Case) -> None:
     log.unlink()
     which = ["--data", later, "--last", 0.5, "--min-gain", -1, "--keep-plan"]  # all orders that there are
     made = watch(hotrow("rebalance", old, "--out", new, *which, "--json"))
-    facts, num_steps = made.result, case.steps["plan"]["num_steps"]
-    case.check("rebalanced after a drift", facts["is_rebalanced"] and bool(facts["reordered"]))
+    facts = made.result
+    is_done = facts["is_rebalanced"] and bool(facts["reordered"])
+    case.check("rebalanced after a drift", is_done, reordered=len(facts["reordered"]))
+    if is_done:
+        go_on(case, old, new, facts, {"prepare": prepared.seconds, "rebalance": made.seconds}, made.peak_gib)
+    for path in (old, new, later):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def go_on(
+    case: Case, old: Path, new: Path, facts: dict[str, Any], seconds: dict[str, float], peak_gib: float
+) -> None:
+    """The run of step 6 and the rebalanced one, as many steps again."""
+    num_steps = case.steps["plan"]["num_steps"]
     differing = differing_rows(new, old)
     case.check(
         "rebalanced: the same rows, state and dense part, bit for bit", not differing, first=differing[:3]
@@ -398,15 +410,12 @@ def rebalance(case: Case) -> None:
     case.check("gone on after it: the same rows, state and dense part", not differing, first=differing[:3])
     tables = facts["tables"].values()
     case.steps["rebalance"] = {
-        "seconds": {"prepare": prepared.seconds, "rebalance": made.seconds}
-        | {name: one.seconds for name, one in went_on.items()},
-        "peak_gib": made.peak_gib,
+        "seconds": seconds | {name: one.seconds for name, one in went_on.items()},
+        "peak_gib": peak_gib,
         "reordered": len(facts["reordered"]),
         "moved_rows": sum(table["num_moved_rows"] for table in tables),
         "rows_read_per_step_after_the_drift": facts["rows_read_per_step"],
     }
-    for path in (old, new, later):
-        shutil.rmtree(path)
 
 
 def differing_rows(run: Path, other: Path) -> list[str]:
@@ -492,7 +501,9 @@ def main() -> int:
         "--auc-margin", type=float, default=0.025, help="largest distance from the best possible AUC"
     )
     parser.add_argument("--dram", default="1GiB", help="memory for rows and state of the run on SSD")
+    parser.add_argument("--kills", type=int, default=3, help="of the run on SSD, 1 at least")
     parser.add_argument("--probe-seconds", type=float, default=30.0, help="of hotrow probe")
+    parser.add_argument("--hardware", type=Path, help="what hotrow probe wrote before, instead of a probe")
     parser.add_argument("--dir", type=Path, default=Path("acceptance"), help="working directory; emptied")
     parser.add_argument("--result", type=Path, help="directory that gets the dated result")
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
@@ -503,7 +514,8 @@ def main() -> int:
     case = Case(directory, options.rows, options.dim, options.batch_size, options.seed, options.auc_margin)
     case.config.write_text(CONFIG.format(seed=case.seed, dim=case.dim, batch_size=case.batch_size))
     begin = time.monotonic()
-    case.dram, case.probe_seconds = options.dram, options.probe_seconds
+    case.dram, case.probe_seconds, case.num_kills = options.dram, options.probe_seconds, options.kills
+    case.hardware = options.hardware
     for step in (generate, prepare, train, train_on_ssd, plan, rebalance, evaluate):
         step(case)
     result = {

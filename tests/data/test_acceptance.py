@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from hotrow.planning.instances import reference_hardware
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "acceptance.py"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_acceptance_in_small(tmp_path: Path) -> None:
+    reference_hardware().save(tmp_path / "hardware.json")
     options = [
         "--rows",
         "100000",
@@ -24,17 +27,25 @@ def test_acceptance_in_small(tmp_path: Path) -> None:
         "1024",
         "--auc-margin",
         "0.15",
-        "--probe-seconds",
-        "10",
+        "--dram",
+        "12MiB",
+        "--kills",
+        "1",
+        "--hardware",
+        str(tmp_path / "hardware.json"),
     ]
     run = [sys.executable, str(SCRIPT), *options, "--dir", str(tmp_path / "work")]
     done = subprocess.run(run, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["passed"]
+    assert result["steps"]["rebalance"]["moved_rows"] > 0
     assert {check["check"] for check in result["checks"]} >= {
         "killed in mid-run, after a checkpoint",
         "resumed: the same losses",
         "resumed: the same rows, state and position, bit for bit",
+        "by the plan for 12MiB: tables on SSD",
+        "rebalanced after a drift",
+        "gone on after it: the same rows, state and dense part",
     }
     assert not (tmp_path / "work").exists()
