@@ -97,7 +97,7 @@ class UseSearch:
         average = candidates.base[:, 0] + candidates.lump[:, 0] / task.world_size
         whole = candidates.base[:, 0] + candidates.lump[:, 0]
         self.least = float(np.minimum.reduceat(average, starts[:-1]).sum())
-        top = 1.2 * float(np.maximum.reduceat(whole, starts[:-1]).sum())
+        top = max(1.2 * float(np.maximum.reduceat(whole, starts[:-1]).sum()), 1.5 * task.whole_bytes)
         self.most = max(self.least, min(float(max(task.budget_bytes["dram"])), top))
         self.best: Chosen
         self.bound, self.bound_at_rates, self.method = 0.0, 0.0, "lagrangian"
