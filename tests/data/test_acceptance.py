@@ -20,15 +20,15 @@ def test_acceptance_in_small(tmp_path: Path) -> None:
     reference_hardware().save(tmp_path / "hardware.json")
     options = [
         "--rows",
-        "100000",
+        "50000",
         "--dim",
         "8",
         "--batch-size",
-        "1024",
+        "512",
         "--auc-margin",
         "0.15",
         "--dram",
-        "12MiB",
+        "7MiB",
         "--kills",
         "1",
         "--hardware",
@@ -44,7 +44,7 @@ def test_acceptance_in_small(tmp_path: Path) -> None:
         "killed in mid-run, after a checkpoint",
         "resumed: the same losses",
         "resumed: the same rows, state and position, bit for bit",
-        "by the plan for 12MiB: tables on SSD",
+        "by the plan for 7MiB: tables on SSD",
         "rebalanced after a drift",
         "gone on after it: the same rows, state and dense part",
     }

@@ -156,9 +156,7 @@ def test_a_run_of_another_plan_is_said_and_one_of_other_tables_refused(
         assert not value["measured"]["is_of_this_plan"] and remark in value["remarks"][-1]
     value = json.loads(explained(capsys, plan, "--measured", files / "run", "--json"))
     assert value["measured"]["is_of_this_plan"] and value["remarks"] == []
-    two = replace(
-        made_plan(made_profile(3)), tables=dict(list(Plan.load(plan).tables.items())[:2])
-    )
+    two = replace(made_plan(made_profile(3)), tables=dict(list(Plan.load(plan).tables.items())[:2]))
     write_measured(files / "fewer", two)
     assert "no table 'table_2', which the plan has" in refused(capsys, plan, "--measured", files / "fewer")
     write_measured(files / "more", made_plan(made_profile(30)))

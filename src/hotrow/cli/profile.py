@@ -82,9 +82,7 @@ def command(
 
     if order not in ("identity", "heat"):
         raise ConfigError(f"--order {order!r} is not identity or heat")
-    for name, path in (("--out", out if calibrate is None else None), ("--torchrec", torchrec)):
-        if path is not None:
-            check_writable(path, name)
+    _check_outputs({"--out": out if calibrate is None else None, "--torchrec": torchrec})
     options = _of_recipe(recipe)
     is_prepared = data.is_dir() and (data / "manifest.json").exists()
     default_shuffle = options["shuffle_samples"] if is_prepared else 0
@@ -122,6 +120,12 @@ def command(
 
         planner_stats(found).save(torchrec)
     _show(found, out, time.monotonic() - begin, json_)
+
+
+def _check_outputs(outputs: dict[str, Path | None]) -> None:
+    for option, path in outputs.items():
+        if path is not None:
+            check_writable(path, option)
 
 
 def _calibrate(source: ProfileData, budget: str, sample: str, row_bytes: int, as_json: bool) -> None:
