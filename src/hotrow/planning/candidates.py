@@ -44,7 +44,7 @@ BATCH_MARGIN = 1.1
 @dataclass(frozen=True)
 class Setting:
     """What all tables of a problem share. batch_size: samples of one rank's batch. num_sizes, num_prefixes: of caches
-    that are tried.
+    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded as well.
     """
 
     objective: Objective
@@ -55,6 +55,7 @@ class Setting:
     num_sizes: int = 14
     num_prefixes: int = 6
     is_training: bool = True
+    by_use: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Candidates:
     owner: ALL, STRIPE or RANK of the rows from num_replicated on. policy: index of POLICIES. capacity_bytes: of the
     cache, 0 for rows in DRAM. num_slots, num_pinned: of the cache. rows_read, pages: a step, of the rank that reads;
     reads_per_lookup: of the table. load, other_load: what it does on the rank that holds its rows, and on the others
-    ([N, LOADS]). base, lump: [N, columns]: dram bytes, ssd bytes, and the objective's rows.
+    ([N, LOADS]). base, lump: [N, columns]: dram bytes, ssd bytes, if ``by_use`` bytes of caches and of DRAM beside
+    them, and the objective's rows.
     """
 
     owner: NDArray[np.int64]
@@ -162,17 +164,19 @@ def table_load(loads: Floats, is_training: bool) -> TableLoad:
     )
 
 
-def _price(loads: Floats, setting: Setting) -> Floats:
-    """What loads take: dram bytes, ssd bytes, and the objective's rows."""
-    return np.column_stack((loads[:, -2:], setting.objective.rows(table_load(loads, setting.is_training))))
+def _price(loads: Floats, caches: Floats, setting: Setting) -> Floats:
+    """What loads take: the columns of ``Candidates.base``."""
+    uses = (caches, loads[:, -2] - caches) if setting.by_use else ()
+    rows = setting.objective.rows(table_load(loads, setting.is_training))
+    return np.column_stack((loads[:, -2:], *uses, rows))
 
 
 def prices_of(candidates: Candidates, setting: Setting) -> tuple[Floats, Floats]:
     """``base`` and ``lump`` of candidates."""
-    owned = _price(candidates.load, setting)
+    owned = _price(candidates.load, candidates.capacity_bytes, setting)
     base, is_owned = owned.copy(), candidates.owner == RANK
     if is_owned.any():
-        base[is_owned] = _price(candidates.other_load[is_owned], setting)
+        base[is_owned] = _price(candidates.other_load[is_owned], np.zeros(is_owned.sum()), setting)
     return base, owned - base
 
 

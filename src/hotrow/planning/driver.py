@@ -48,7 +48,10 @@ Budget = Mapping[str, "int | str | Sequence[int | str]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Everything that a plan depends on, checked. rates: of no plan yet. budget_bytes: of each tier by rank."""
+    """Everything that a plan depends on, checked. rates: of no plan yet. budget_bytes: of each tier by rank.
+
+    use_bytes: bounds of the caches of a rank together, and of DRAM beside them, where these are bounded as well.
+    """
 
     tables: tuple[EmbeddingConfig, ...]
     profile: AccessProfile
@@ -62,6 +65,7 @@ class Task:
     look_ahead: int
     world_size: int
     latency_seconds: float | None
+    use_bytes: tuple[float, float] | None = None
 
     def setting(self) -> Setting:
         found = Setting(
@@ -71,6 +75,7 @@ class Task:
             look_ahead=self.look_ahead,
             world_size=self.world_size,
             is_training=self.objective == "train",
+            by_use=self.use_bytes is not None,
         )
         return coarser(found, len(self.tables))
 
@@ -86,6 +91,7 @@ class Task:
     def limits(self, objective: Objective) -> Floats:
         """[ranks, bounded columns]"""
         columns: list[tuple[float, ...]] = [self.budget_bytes[tier] for tier in TIERS]
+        columns += [(size,) * self.world_size for size in self.use_bytes or ()]
         if objective.latency is not None and objective.latency_seconds is not None:
             left = objective.latency_seconds - objective.latency.constant
             columns.append((left,) * self.world_size)

@@ -54,10 +54,17 @@ class Found:
 
 
 def solve(
-    problem: Problem, seconds: float | None = None, seed: int = 0, branch_seconds: float | None = None
+    problem: Problem,
+    seconds: float | None = None,
+    seed: int = 0,
+    branch_seconds: float | None = None,
+    *,
+    known: Dual | None = None,
+    rebuilds: bool = True,
 ) -> Found:
     """The best solution that is found in ``seconds`` (no limit but the method's own if None), and its bound.
 
+    known: the problem's dual, if there is one already. rebuilds: whether tables are taken out and put back.
     Deterministic for a seed unless time cuts it short. Raises ValueError if even the mean over ranks of any choice
     exceeds the limits; a solution that is not feasible is the least infeasible one that was found.
     """
@@ -65,7 +72,7 @@ def solve(
     deadline = np.inf if seconds is None else begin + seconds
     if branch_seconds is None:
         branch_seconds = 3.0 if problem.num_tables > 200 else 8.0 if problem.num_ranks == 1 else 90.0
-    dual = solve_dual(problem, deadline if seconds is None else begin + 0.5 * seconds)
+    dual = known or solve_dual(problem, deadline if seconds is None else begin + 0.5 * seconds)
     search = LocalSearch(problem, dual, seed, deadline)
     best = search.least()
     is_large = problem.num_ranks > 1 and problem.num_tables > REBUILT_TABLES
@@ -74,7 +81,7 @@ def solve(
         best = found if found is not None and found.is_better_than(best) else best
         if search.is_over(best):
             break
-    best = search.rebuilt(best)
+    best = search.rebuilt(best) if rebuilds else best
     bound, method, is_proved = dual.value, "lagrangian", True
     if best.is_feasible and best.seconds - bound > GOOD_ENOUGH * best.seconds:
         tightened = tighten(problem, dual, best, min(deadline, time.monotonic() + branch_seconds))

@@ -1,10 +1,11 @@
 """Plans priced by what they use: rates depend on the bytes of DRAM that a plan takes and on those of its caches.
 
 Lookups are spread over all that a plan has in DRAM, and buffers go with its caches; both are known once there is a
-plan. Plans are therefore told apart by the DRAM that they use on the fullest rank. Of those that use from a to b bytes
-none is faster than with arenas of a bytes and the buffers of b; at these rates, which do not depend on the plan, the
-search gives a bound for the whole range. The range of the lowest bound is cut in two until its bound is close to the
-best plan, each plan taken at its own rates.
+plan. Plans are therefore told apart by the DRAM that they use on the fullest rank, and on one rank by what of it is
+caches. Of those that use from a to b bytes, c to d of them for caches, none is faster than with arenas of a bytes and
+the buffers of d; at these rates, which do not depend on the plan, the search gives a bound for the whole range, of
+caches of at most d bytes and at most b - c beside them. The range of the lowest bound is cut in two until its bound is
+close to the best plan, each plan taken at its own rates.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from hotrow.core import EmbeddingConfig
 from hotrow.optim import Optimizer
-from hotrow.planning.bound import solve_dual
+from hotrow.planning.bound import Dual, solve_dual
 from hotrow.planning.candidates import STRIPE, Candidates, all_candidates, prices_of
 from hotrow.planning.check import TIERS
 from hotrow.planning.hardware_rates import HardwareRates
@@ -39,6 +40,7 @@ SEARCHED_TABLES = 40
 """Above so many tables a range has the bound of the dual, and no search of its own."""
 RANGE_SECONDS = 3.0
 """That HiGHS has for a range."""
+SMALL_CACHES = float(1 << 19)
 UNITS = (1 << 30, 1 << 20, 1 << 10)
 
 
@@ -75,11 +77,30 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Range:
-    """Plans that use so many bytes of DRAM on the fullest rank; none of them is below the bound."""
+    """Plans that use so many bytes of DRAM on the fullest rank, of these so many for caches; none is below the bound.
+
+    caches_least, caches_most: told apart on one rank only.
+    """
 
     least: float
     most: float
+    caches_least: float
+    caches_most: float
     bound: float
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Of its ends: DRAM, caches. Below ``SMALL_CACHES`` buffers are the least that there are."""
+        return self.most / max(self.least, 1.0), self.caches_most / max(self.caches_least, SMALL_CACHES)
+
+    def halves(self, by_caches: bool) -> tuple[_Range, _Range]:
+        if by_caches:
+            middle = float(np.sqrt(max(self.caches_least, SMALL_CACHES) * self.caches_most))
+            return replace(self, caches_most=middle), replace(self, caches_least=middle)
+        middle = float(np.sqrt(max(self.least, 1.0) * self.most))
+        return replace(self, most=middle, caches_most=min(self.caches_most, middle)), replace(
+            self, least=middle
+        )
 
 
 class UseSearch:
@@ -105,14 +126,15 @@ class UseSearch:
     def run(self, on_first: Callable[[Problem], None]) -> None:
         """on_first: sees the problem of the whole budget before it is solved, and may raise."""
         part = self._half()
-        candidates, problem = self._problem(self._ideal(self.least, self.most), self.most, part)
+        root = _Range(self.least, self.most, 0.0, self.most, 0.0)
+        candidates, problem = self._problem(self._ideal(root), self.most, part)
         on_first(problem)
         found = self._solve(problem, part)
         self.best = at_own_rates(self.task, candidates, problem, found)
         self._offer(self._all_in_dram(candidates, problem, found))
         self.bound, self.method = found.bound, found.method
         self._search_at_own_rates()
-        self._cut(_Range(self.least, self.most, found.bound))
+        self._cut(replace(root, bound=found.bound))
         step = self.best.step_seconds
         self.bound = self.bound_at_rates = min(self.bound, step)
         if self.best.is_feasible and self.bound < step * (1 - CLOSE_ENOUGH):
@@ -145,54 +167,61 @@ class UseSearch:
         while self.num_ranges < limit and self.best.is_feasible:
             at = min(range(len(ranges)), key=lambda i: ranges[i].bound)
             lowest = ranges[at]
-            if (
-                lowest.bound >= self.best.step_seconds * (1 - CLOSE_ENOUGH)
-                or lowest.most < 1.02 * lowest.least
-            ):
+            of_dram, of_caches = lowest.ratios
+            by_caches = self.task.world_size == 1 and of_caches > of_dram
+            if lowest.bound >= self.best.step_seconds * (1 - CLOSE_ENOUGH):
+                break
+            if max(of_dram, of_caches if by_caches else 0.0) < 1.02:
                 break
             if time.monotonic() >= self.deadline:
                 self.is_complete = False
                 break
-            middle = float(np.sqrt(max(lowest.least, 1.0) * lowest.most))
-            parts = [(lowest.least, middle), (middle, lowest.most)]
-            ranges[at : at + 1] = [self._range(least, most, lowest.bound) for least, most in parts]
+            ranges[at : at + 1] = [self._bounded(part) for part in lowest.halves(by_caches)]
             self.num_ranges += 1
         self.bound = min(each.bound for each in ranges)
         if self.num_ranges > 1:
             self.method += f", {self.num_ranges} ranges of use"
 
-    def _range(self, least: float, most: float, known: float) -> _Range:
-        """The bound of a range, and what its search finds."""
-        part = self._half()
-        candidates, problem = self._problem(self._ideal(least, most), most, part)
+    def _bounded(self, part: _Range) -> _Range:
+        """A range with its own bound, if that is above the one it has; what its search finds is offered."""
+        until, uses = self._half(), None
+        if self.task.world_size == 1:
+            uses = (part.caches_most, part.most - part.caches_least)
+        candidates, problem = self._problem(self._ideal(part), part.most, until, uses)
         try:
-            dual = solve_dual(problem, part).value
+            dual = solve_dual(problem, until)
         except ValueError:  # nothing is within the limits
-            return _Range(least, most, np.inf)
-        bound = max(known, dual)
+            return replace(part, bound=np.inf)
+        bound = max(part.bound, dual.value)
         is_open = bound < self.best.step_seconds * (1 - CLOSE_ENOUGH)
         if is_open and len(self.task.tables) <= SEARCHED_TABLES:
-            found = self._solve(problem, part, RANGE_SECONDS)
+            found = self._solve(problem, until, dual)
             self._offer(at_own_rates(self.task, candidates, problem, found))
             if found.solution.is_feasible:
                 bound = max(bound, found.bound)
-        return _Range(least, most, bound)
+        return replace(part, bound=bound)
 
-    def _ideal(self, least: float, most: float) -> HardwareRates:
-        """Rates that no plan that uses ``least`` to ``most`` bytes is faster with than at its own."""
-        return self.task.rates.never_falling().behind(most, self.task.whole_bytes, least)
+    def _ideal(self, part: _Range) -> HardwareRates:
+        """Rates that no plan of a range is faster with than at its own."""
+        rates = self.task.rates.never_falling()
+        return rates.behind(part.caches_most, self.task.whole_bytes, part.least, part.most)
 
-    def _problem(self, rates: HardwareRates, most: float, deadline: float) -> tuple[Candidates, Problem]:
+    def _problem(
+        self, rates: HardwareRates, most: float, deadline: float, uses: tuple[float, float] | None = None
+    ) -> tuple[Candidates, Problem]:
         budget = dict(self.task.budget_bytes)
         budget["dram"] = tuple(min(size, int(np.ceil(most))) for size in budget["dram"])
-        found = problem_of(replace(self.task, rates=rates, budget_bytes=budget), deadline)
+        task = replace(self.task, rates=rates, budget_bytes=budget, use_bytes=uses)
+        found = problem_of(task, deadline)
         self.num_candidates = max(self.num_candidates, len(found[0]))
         self.is_complete &= time.monotonic() <= deadline
         return found
 
-    def _solve(self, problem: Problem, deadline: float, branch_seconds: float | None = None) -> Found:
+    def _solve(self, problem: Problem, deadline: float, dual: Dual | None = None) -> Found:
+        """dual: of a range, which is searched more briefly."""
         left = None if np.isinf(deadline) else max(deadline - time.monotonic(), 0.0)
-        found = solve(problem, left, self.seed, branch_seconds)
+        seconds = None if dual is None else RANGE_SECONDS
+        found = solve(problem, left, self.seed, seconds, known=dual, rebuilds=dual is None)
         self.is_complete &= found.is_complete
         return found
 
@@ -277,7 +306,11 @@ def worth(task: Task, best: Chosen) -> Floats:
     The difference of two bounds, at the budget and at one unit more (GiB, or MiB or KiB where the budget is less than
     two): at the least legal budget a price of the dual alone is whatever it likes.
     """
-    limits = task.limits(task.costs(is_tiered=True))
+    wide = 4.0 * max(task.budget_bytes["dram"]) + task.whole_bytes
+    uses = (
+        (wide, wide) if best.problem.num_bounded > task.limits(task.costs(is_tiered=True)).shape[1] else None
+    )
+    limits = replace(task, use_bytes=uses).limits(task.costs(is_tiered=True))
     problem = replace(best.problem, limits=limits)
     now = solve_dual(problem)
     found: Floats = now.prices.copy()
