@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +13,22 @@ import pytest
 from hotrow.planning.instances import reference_hardware
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "acceptance.py"
+
+
+def test_nothing_to_rebalance_fails_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("acceptance_script", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    facts = {"is_rebalanced": False, "reordered": []}
+    monkeypatch.setattr(script, "watch", lambda command: script.Watched(1.0, 0.1, facts))
+    monkeypatch.setattr(script, "write_criteo_tsv", lambda path, *_, **__: path.write_text(""))
+    (tmp_path / "planned").mkdir()
+    case = script.Case(tmp_path, 1000, 8, 64, 0, 0.1)
+    script.rebalance(case)
+    assert case.checks == [{"check": "rebalanced after a drift", "passed": False, "reordered": 0}]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
