@@ -52,7 +52,7 @@ lint: $(VENV)/lint  ## ruff, mypy for every supported Python, clang-format, code
 	$(BIN)/ruff format --check .
 	for v in $(LEVELS); do $(BIN)/mypy --python-version $$v || exit 1; done
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'native/*.cc' 'native/*.h')
-	$(BIN)/codespell --ignore-words-list trainin,trian README.md CHANGELOG.md CONTRIBUTING.md docs src native tests examples
+	$(BIN)/codespell --ignore-words-list trainin,trian,tung README.md CHANGELOG.md CONTRIBUTING.md docs src native tests examples
 
 format: $(VENV)/lint  ## put sources in form
 	$(BIN)/ruff check --fix .
