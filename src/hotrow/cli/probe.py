@@ -17,7 +17,9 @@ def command(
     directory: Annotated[
         Path, typer.Option("--dir", help="A directory on the disk where rows are to live.")
     ] = Path("."),
-    seconds: Annotated[float, typer.Option(min=10, help="About how long it may take.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=10, help="About how long; three samples of each are taken whatever it is.")
+    ] = 60.0,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the measurements as one JSON object on stdout.")
     ] = False,

@@ -54,7 +54,7 @@ def reorder_commit(
     orders: by table; tables that are not named keep theirs. scratch: a directory that does not exist, on the same file
     system, for working files; it is gone afterwards. A record (row and optimizer state) is copied as it is, a row that
     was never written stays so; step, seeds and everything else are those of the commit, which is only read. Memory: at
-    most about 350 MiB, the orders, and a byte per row of the largest tables, twice.
+    most about 350 MiB by the sizes of its buffers, the orders, and a byte per row of the largest tables, twice.
 
     Raises ConfigError for orders of other tables, FormatError for a commit that is none, StorageError; ``into`` is then
     without a manifest.
