@@ -1,6 +1,7 @@
 #include "compaction.h"
 
 #include <algorithm>
+#include <cstring>
 #include <queue>
 #include <utility>
 
@@ -12,7 +13,7 @@ constexpr double kStopShare = 1.05;              // here writing waits for that
 constexpr double kMostShare = 1.18;              // with the output of a compaction beside its victims
 constexpr int64_t kLeastOutputBytes = 16 << 20;  // small logs are rewritten whole
 constexpr int64_t kOutputShare = 10;             // of what is live
-constexpr int64_t kLargestWindow = 1 << 20;
+constexpr int64_t kLeastWindow = 8 << 10, kLargestWindow = 1 << 20;
 
 /// Bytes of a run with these records and nothing else, within a few blocks.
 int64_t packed_bytes(const TableLayout& layout, int64_t records) {
@@ -34,17 +35,18 @@ class SectionCursor {
         section_(section),
         shape_(shape),
         table_(table),
-        pages_at_once_(std::max<int64_t>(1, window_bytes / shape.page_bytes)),
+        pages_at_once_(std::max<int64_t>(1, std::max(window_bytes, kLeastWindow) / shape.page_bytes)),
         num_pages_(shape.pages_for(section.count)),
         window_(std::min(pages_at_once_, std::max<int64_t>(num_pages_, 1)) * shape.page_bytes) {}
 
-  /// Moves to the next live record; false at the end. is_live says of the places of a page which are.
-  template <typename Filter>
-  bool next(Filter&& is_live) {
+  /// Moves to the next live record; false at the end. is_live says of the places of a page which are; read_more brings
+  /// pages in, for this cursor at least.
+  template <typename Filter, typename ReadMore>
+  bool next(Filter&& is_live, ReadMore&& read_more) {
     ++at_;
     while (at_ >= live_.size()) {
       if (++page_ >= num_pages_) return false;
-      if (page_ >= window_end_) fill();
+      if (page_ >= window_end_) read_more();
       check();
       live_.clear();
       at_ = 0;
@@ -53,18 +55,24 @@ class SectionCursor {
     return true;
   }
 
+  /// Adds what is to be read next where half of the window or more is free, and takes it for read.
+  void want(std::vector<FileExtent>& extents) {
+    const int64_t first = std::max<int64_t>(page_, 0), kept = window_end_ - first;
+    const int64_t end = std::min(first + pages_at_once_, num_pages_);
+    if (end <= window_end_ || 2 * kept > pages_at_once_) return;
+    const auto bytes = [this](int64_t pages) { return pages * shape_.page_bytes; };
+    std::memmove(window_.data(), window_.data() + bytes(first - window_begin_), static_cast<size_t>(bytes(kept)));
+    extents.push_back({run_.file.get(),
+                       {section_.offset + bytes(window_end_), bytes(end - window_end_), window_.data() + bytes(kept)}});
+    window_begin_ = first;
+    window_end_ = end;
+  }
+
   uint32_t place() const { return place_at(page_data(), live_[at_]); }
   const std::byte* record() const { return record_at(page_data(), shape_, live_[at_]); }
 
  private:
   const std::byte* page_data() const { return window_.data() + (page_ - window_begin_) * shape_.page_bytes; }
-
-  void fill() {
-    window_begin_ = page_;
-    window_end_ = std::min(page_ + pages_at_once_, num_pages_);
-    read_exactly(*run_.file, section_.offset + page_ * shape_.page_bytes,
-                 (window_end_ - window_begin_) * shape_.page_bytes, window_.data());
-  }
 
   void check() const {
     const PageId id{run_.sequence, section_.table, static_cast<uint32_t>(page_)};
@@ -147,17 +155,24 @@ class Compaction {
       }
     };
     std::vector<SectionCursor> cursors = open_cursors(table);
+    // Windows are small and victims many: what all of them want is read together.
+    std::vector<FileExtent> extents;
+    const auto read_more = [&] {
+      extents.clear();
+      for (SectionCursor& cursor : cursors) cursor.want(extents);
+      log_.options_.files->read(extents, nullptr);
+    };
     using Head = std::pair<uint32_t, size_t>;
     std::priority_queue<Head, std::vector<Head>, std::greater<>> heads;
     for (size_t i = 0; i < cursors.size(); ++i) {
-      if (cursors[i].next(is_live)) heads.push({cursors[i].place(), i});
+      if (cursors[i].next(is_live, read_more)) heads.push({cursors[i].place(), i});
     }
     writer.begin_section(table);
     while (!heads.empty()) {
       const size_t i = heads.top().second;
       heads.pop();
       writer.add(cursors[i].place(), cursors[i].record());
-      if (cursors[i].next(is_live)) heads.push({cursors[i].place(), i});
+      if (cursors[i].next(is_live, read_more)) heads.push({cursors[i].place(), i});
     }
   }
 

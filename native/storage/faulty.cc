@@ -15,14 +15,13 @@ const std::string kNoPath;
 /// Between a file's transfers and their channel: refuses pieces, cuts them short, alters what they brought.
 class FaultyChannel final : public Channel {
  public:
-  FaultyChannel(std::unique_ptr<Channel> inner, FaultPlan::Impl& plan, const std::string& path)
-      : inner_(std::move(inner)), plan_(plan), path_(path) {}
+  FaultyChannel(std::unique_ptr<Channel> inner, FaultPlan::Impl& plan) : inner_(std::move(inner)), plan_(plan) {}
 
   void submit(std::span<const Piece> pieces) override {
     std::vector<Piece> passed;
     for (const Piece& piece : pieces) {
       Verdict verdict = plan_.judge(
-          {piece.direction == Direction::kRead ? "read" : "write", path_, kNoPath, piece.offset, piece.size});
+          {piece.direction == Direction::kRead ? "read" : "write", piece.file->path, kNoPath, piece.offset, piece.size});
       Piece changed = piece;
       if (piece.direction == Direction::kWrite) shorten(changed, verdict.max_bytes);
       if (verdict.error_number != 0 || changed.size == 0) {
@@ -71,7 +70,6 @@ class FaultyChannel final : public Channel {
 
   const std::unique_ptr<Channel> inner_;
   FaultPlan::Impl& plan_;
-  const std::string& path_;
   std::vector<Waiting> in_flight_;
   std::vector<Completion> refused_;
 };
@@ -109,6 +107,7 @@ class FaultyFile final : public File {
   int64_t size() override { return inner_->size(); }
   const std::string& path() const override { return inner_->path(); }
   int64_t alignment() const override { return inner_->alignment(); }
+  File* inner() const { return inner_.get(); }
 
  private:
   const std::unique_ptr<File> inner_;
@@ -138,6 +137,13 @@ class FaultyFiles final : public FileSystem {
       change();
     }
     return std::make_unique<FaultyFile>(std::move(file), plan_, std::move(inode));
+  }
+
+  void read(std::span<const FileExtent> extents, const std::function<void(size_t)>& done) override {
+    std::vector<FileExtent> inner;
+    inner.reserve(extents.size());
+    for (const auto& [file, extent] : extents) inner.push_back({static_cast<FaultyFile&>(*file).inner(), extent});
+    inner_->read(inner, done);
   }
 
   void remove(const std::string& path) override {
@@ -212,8 +218,8 @@ class FaultyFiles final : public FileSystem {
 }  // namespace
 
 std::shared_ptr<FileSystem> make_faulty_files(Backend backend, int queue_depth, std::shared_ptr<FaultPlan> plan) {
-  const auto decorate = [plan](std::unique_ptr<Channel> inner, const std::string& path) -> std::unique_ptr<Channel> {
-    return std::make_unique<FaultyChannel>(std::move(inner), plan->impl(), path);
+  const auto decorate = [plan](std::unique_ptr<Channel> inner) -> std::unique_ptr<Channel> {
+    return std::make_unique<FaultyChannel>(std::move(inner), plan->impl());
   };
   return std::make_shared<FaultyFiles>(make_posix_files(make_channels(backend, queue_depth), decorate), plan);
 }

@@ -25,9 +25,9 @@ bool give_up_direct(int fd) {
 
 class Transfer {
  public:
-  Transfer(Channel& channel, int depth, const Descriptor& file, Direction direction, std::span<const Extent> extents,
+  Transfer(Channel& channel, int depth, Direction direction, std::span<const Located> extents,
            const std::function<void(size_t)>& done)
-      : channel_(channel), file_(file), direction_(direction), extents_(extents), done_(done) {
+      : channel_(channel), direction_(direction), extents_(extents), done_(done) {
     slots_.resize(std::min(static_cast<size_t>(depth), extents.size()));
     for (size_t slot = 0; slot < slots_.size(); ++slot) free_.push_back(slot);
   }
@@ -65,8 +65,8 @@ class Transfer {
 
   void queue(size_t index) {
     const Slot& slot = slots_[index];
-    const Extent& extent = extents_[slot.extent];
-    pieces_.push_back({.fd = file_.fd,
+    const auto& [file, extent] = extents_[slot.extent];
+    pieces_.push_back({.file = file,
                        .direction = direction_,
                        .offset = extent.offset + slot.position,
                        .size = std::min(extent.size - slot.position, kMaxPieceBytes),
@@ -81,14 +81,15 @@ class Transfer {
   }
 
   void settle(size_t index, int64_t result) {
-    if (transient(result) || (result == -EINVAL && give_up_direct(file_.fd))) return stall(index);
-    if (result < 0) return fail(index, static_cast<int>(-result));
     Slot& slot = slots_[index];
-    const int64_t size = extents_[slot.extent].size;
+    const Descriptor& file = *extents_[slot.extent].file;
+    if (transient(result) || (result == -EINVAL && give_up_direct(file.fd))) return stall(index);
+    if (result < 0) return fail(index, static_cast<int>(-result));
+    const int64_t size = extents_[slot.extent].extent.size;
     const int64_t reached = slot.position + result;
     if (reached == size) return finish(index);
     // A direct file goes on where a block begins.
-    const int64_t position = reached / file_.alignment * file_.alignment;
+    const int64_t position = reached / file.alignment * file.alignment;
     const bool moved = position > slot.position;
     slot.position = position;
     if (direction_ == Direction::kRead && ended(slot)) return;
@@ -118,20 +119,21 @@ class Transfer {
 
   void fail(size_t index, int error_number) {
     const Slot& slot = slots_[index];
-    const int64_t offset = extents_[slot.extent].offset + slot.position;
+    const auto& [file, extent] = extents_[slot.extent];
+    const int64_t offset = extent.offset + slot.position;
     keep(std::make_exception_ptr(
-        IoError(file_.path, direction_ == Direction::kRead ? "read" : "write", offset, error_number)));
+        IoError(file->path, direction_ == Direction::kRead ? "read" : "write", offset, error_number)));
     free_.push_back(index);
   }
 
   /// Whether a short read was short because the file is; then it is an error.
   bool ended(const Slot& slot) {
     struct stat status{};
-    if (fstat(file_.fd, &status) != 0) return false;
-    const Extent& extent = extents_[slot.extent];
+    const auto& [file, extent] = extents_[slot.extent];
+    if (fstat(file->fd, &status) != 0) return false;
     if (extent.offset + extent.size <= status.st_size) return false;
     keep(std::make_exception_ptr(FormatFault(
-        file_.path + ": truncated: it ends at byte " + std::to_string(status.st_size) + " inside a read of bytes " +
+        file->path + ": truncated: it ends at byte " + std::to_string(status.st_size) + " inside a read of bytes " +
         std::to_string(extent.offset) + " to " + std::to_string(extent.offset + extent.size))));
     free_.push_back(static_cast<size_t>(&slot - slots_.data()));
     return true;
@@ -155,9 +157,8 @@ class Transfer {
   }
 
   Channel& channel_;
-  const Descriptor& file_;
   const Direction direction_;
-  const std::span<const Extent> extents_;
+  const std::span<const Located> extents_;
   const std::function<void(size_t)>& done_;
   std::vector<Slot> slots_;
   std::vector<size_t> free_;      // slots that carry nothing
@@ -169,23 +170,24 @@ class Transfer {
   std::exception_ptr error_;
 };
 
-void check(const Descriptor& file, const Extent& extent) {
+void check(const Located& located) {
+  const auto& [file, extent] = located;
   const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(extent.data));
   const bool inside = extent.offset >= 0 && extent.size > 0 && extent.data != nullptr &&
                       extent.offset <= std::numeric_limits<int64_t>::max() - extent.size;
-  if (!inside || ((extent.offset | extent.size | address) & (file.alignment - 1)) != 0) {
-    throw std::invalid_argument(file.path + ": an extent of " + std::to_string(extent.size) + " bytes at " +
+  if (!inside || ((extent.offset | extent.size | address) & (file->alignment - 1)) != 0) {
+    throw std::invalid_argument(file->path + ": an extent of " + std::to_string(extent.size) + " bytes at " +
                                 std::to_string(extent.offset) + " is empty, negative or not aligned to " +
-                                std::to_string(file.alignment) + " bytes");
+                                std::to_string(file->alignment) + " bytes");
   }
 }
 
 }  // namespace
 
-void transfer(Channel& channel, int depth, const Descriptor& file, Direction direction, std::span<const Extent> extents,
+void transfer(Channel& channel, int depth, Direction direction, std::span<const Located> extents,
               const std::function<void(size_t)>& done) {
-  for (const Extent& extent : extents) check(file, extent);
-  Transfer(channel, depth, file, direction, extents, done).run();
+  for (const Located& extent : extents) check(extent);
+  Transfer(channel, depth, direction, extents, done).run();
 }
 
 }  // namespace hotrow::storage

@@ -15,9 +15,16 @@ namespace hotrow::storage {
 
 enum class Direction { kRead, kWrite };
 
+/// A file that is open here. direct: O_DIRECT is asked for; alignment stays what it was when that is given up.
+struct Descriptor {
+  int fd = -1;
+  std::string path;
+  int64_t alignment = 1;
+};
+
 /// One pread or pwrite. tag: returned with its result.
 struct Piece {
-  int fd = -1;
+  const Descriptor* file = nullptr;
   Direction direction = Direction::kRead;
   int64_t offset = 0;
   int64_t size = 0;
@@ -38,16 +45,15 @@ class Channel {
   virtual void wait(std::vector<Completion>& completions) = 0;  // replaces them: one at least, all that have come
 };
 
-/// A file that is open here. direct: O_DIRECT is asked for; alignment stays what it was when that is given up.
-struct Descriptor {
-  int fd = -1;
-  std::string path;
-  int64_t alignment = 1;
+/// Where an extent is.
+struct Located {
+  const Descriptor* file = nullptr;
+  Extent extent;
 };
 
 /// Moves all extents with at most `depth` in flight. done: called as extents arrive; may be empty. Throws IoError,
 /// FormatFault (end of file inside an extent) or what `done` threw, once nothing is in flight.
-void transfer(Channel& channel, int depth, const Descriptor& file, Direction direction, std::span<const Extent> extents,
+void transfer(Channel& channel, int depth, Direction direction, std::span<const Located> extents,
               const std::function<void(size_t)>& done);
 
 }  // namespace hotrow::storage

@@ -11,8 +11,8 @@ namespace {
 
 int64_t move(const Piece& piece) {
   const auto size = static_cast<size_t>(piece.size);
-  const ssize_t moved = piece.direction == Direction::kRead ? pread(piece.fd, piece.data, size, piece.offset)
-                                                            : pwrite(piece.fd, piece.data, size, piece.offset);
+  const ssize_t moved = piece.direction == Direction::kRead ? pread(piece.file->fd, piece.data, size, piece.offset)
+                                                            : pwrite(piece.file->fd, piece.data, size, piece.offset);
   return moved < 0 ? -errno : moved;
 }
 

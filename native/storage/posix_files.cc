@@ -71,6 +71,21 @@ Descriptor describe_file(Fd fd, const std::string& path, Access access) {
   return file;
 }
 
+/// Moves extents through a channel that is taken for it.
+void move(Channels& channels, const Decorate& decorate, Direction direction, std::span<const Located> extents,
+          const std::function<void(size_t)>& done) {
+  if (extents.empty()) return;
+  std::unique_ptr<Channel> channel;
+  try {
+    channel = channels.take();
+  } catch (const std::system_error& error) {
+    throw IoError(extents[0].file->path, direction == Direction::kRead ? "read" : "write", extents[0].extent.offset,
+                  error.code().value());
+  }
+  if (decorate) channel = decorate(std::move(channel));
+  transfer(*channel, channels.depth(), direction, extents, done);
+}
+
 class PosixFile final : public File {
  public:
   PosixFile(Descriptor file, std::shared_ptr<Channels> channels, const Decorate& decorate)
@@ -78,9 +93,11 @@ class PosixFile final : public File {
   ~PosixFile() override { close(file_.fd); }
 
   void read(std::span<const Extent> extents, const std::function<void(size_t)>& done) override {
-    move(Direction::kRead, extents, done);
+    move(*channels_, decorate_, Direction::kRead, locate(extents), done);
   }
-  void write(std::span<const Extent> extents) override { move(Direction::kWrite, extents, nullptr); }
+  void write(std::span<const Extent> extents) override {
+    move(*channels_, decorate_, Direction::kWrite, locate(extents), nullptr);
+  }
   void sync() override { sync_or_throw(file_.fd, file_.path); }
 
   void reserve(int64_t size) override {
@@ -96,19 +113,14 @@ class PosixFile final : public File {
   }
   const std::string& path() const override { return file_.path; }
   int64_t alignment() const override { return file_.alignment; }
+  const Descriptor& descriptor() const { return file_; }
 
  private:
-  void move(Direction direction, std::span<const Extent> extents, const std::function<void(size_t)>& done) {
-    if (extents.empty()) return;
-    std::unique_ptr<Channel> channel;
-    try {
-      channel = channels_->take();
-    } catch (const std::system_error& error) {
-      throw IoError(file_.path, direction == Direction::kRead ? "read" : "write", extents[0].offset,
-                    error.code().value());
-    }
-    if (decorate_) channel = decorate_(std::move(channel), file_.path);
-    transfer(*channel, channels_->depth(), file_, direction, extents, done);
+  std::vector<Located> locate(std::span<const Extent> extents) const {
+    std::vector<Located> located;
+    located.reserve(extents.size());
+    for (const Extent& extent : extents) located.push_back({&file_, extent});
+    return located;
   }
 
   const Descriptor file_;
@@ -182,6 +194,15 @@ class PosixFiles final : public FileSystem {
 
   std::unique_ptr<File> create(const std::string& path, Access access) override {
     return wrap(open_or_throw(path, O_RDWR | O_CREAT | O_EXCL, "create"), path, access);
+  }
+
+  void read(std::span<const FileExtent> extents, const std::function<void(size_t)>& done) override {
+    std::vector<Located> located;
+    located.reserve(extents.size());
+    for (const auto& [file, extent] : extents) {
+      located.push_back({&static_cast<const PosixFile&>(*file).descriptor(), extent});
+    }
+    move(*channels_, decorate_, Direction::kRead, located, done);
   }
 
   void remove(const std::string& path) override {

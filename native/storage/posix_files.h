@@ -17,8 +17,8 @@ class Channels {
   virtual std::unique_ptr<Channel> take() = 0;  // may wait; throws std::system_error
 };
 
-/// decorate: puts something between a file's transfers and their channel; tests do.
-using Decorate = std::function<std::unique_ptr<Channel>(std::unique_ptr<Channel> inner, const std::string& path)>;
+/// decorate: puts something between transfers and their channel; tests do.
+using Decorate = std::function<std::unique_ptr<Channel>(std::unique_ptr<Channel> inner)>;
 
 std::shared_ptr<FileSystem> make_posix_files(std::shared_ptr<Channels> channels, Decorate decorate = nullptr);
 

@@ -43,11 +43,10 @@ void RowReader::run() {
   const Lease lease{log_.staging_, log_.staging_.take()};
   staging_ = lease.buffer->data();
   staging_bytes_ = lease.buffer->size();
+  std::vector<Piece> pieces;
   for (size_t begin = 0; begin < wanted_.size();) {
-    size_t end = begin;
-    while (end < wanted_.size() && wanted_[end].slot == wanted_[begin].slot) ++end;
-    read_run(begin, end);
-    begin = end;
+    begin = collect(begin, pieces);
+    read_pieces(pieces);
   }
   check_all_found();
 }
@@ -106,42 +105,29 @@ int64_t RowReader::page_offset(const Wanted& wanted) const {
   return runs_[wanted.slot]->section(table_of(wanted))->offset + wanted.page * shape_of(wanted).page_bytes;
 }
 
-void RowReader::read_run(size_t begin, size_t end) {
-  Run& run = *runs_[wanted_[begin].slot];
-  std::vector<Piece> pieces;
-  std::vector<Extent> extents;
-  while (begin < end) {
-    pieces.clear();
-    extents.clear();
-    begin = collect(begin, end, pieces);
-    for (const Piece& piece : pieces) {
-      extents.push_back(piece.extent);
-      log_.read_.bytes += piece.extent.size;
-    }
-    log_.read_.requests += static_cast<int64_t>(extents.size());
-    run.file->read(extents, [&](size_t i) { copy_piece(pieces[i]); });
-  }
-}
-
-/// As many pieces as the staging buffer takes; returns the first row that is left.
-size_t RowReader::collect(size_t begin, size_t end, std::vector<Piece>& pieces) const {
+/// As many pieces as the staging buffer takes, of one run after the other; returns the first row that is left.
+size_t RowReader::collect(size_t begin, std::vector<Piece>& pieces) const {
+  pieces.clear();
   int64_t used = 0;
-  while (begin < end) {
-    const int64_t offset = page_offset(wanted_[begin]);
-    const int64_t page_bytes = shape_of(wanted_[begin]).page_bytes;
-    if (pieces.empty() || !extend(pieces.back(), offset, page_bytes, used)) {
+  for (; begin < wanted_.size(); ++begin) {
+    const Wanted& wanted = wanted_[begin];
+    if (pieces.empty() || !extend(pieces.back(), wanted, used)) {
+      const int64_t page_bytes = shape_of(wanted).page_bytes;
       if (used + page_bytes > staging_bytes_) return begin;
-      pieces.push_back({{offset, page_bytes, staging_ + used}, begin, begin});
+      File* const file = runs_[wanted.slot]->file.get();
+      pieces.push_back({{file, {page_offset(wanted), page_bytes, staging_ + used}}, begin, begin});
     }
-    const Extent& extent = pieces.back().extent;
-    used = extent.data + extent.size - staging_;
-    pieces.back().end = ++begin;
+    Piece& piece = pieces.back();
+    used = piece.at.extent.data + piece.at.extent.size - staging_;
+    piece.end = begin + 1;
   }
   return begin;
 }
 
-bool RowReader::extend(Piece& piece, int64_t offset, int64_t page_bytes, int64_t used) const {
-  Extent& extent = piece.extent;
+bool RowReader::extend(Piece& piece, const Wanted& wanted, int64_t used) const {
+  if (wanted_[piece.begin].slot != wanted.slot) return false;
+  Extent& extent = piece.at.extent;
+  const int64_t offset = page_offset(wanted), page_bytes = shape_of(wanted).page_bytes;
   const int64_t end = extent.offset + extent.size;
   if (offset + page_bytes <= end) return true;  // a row of a page that is read already
   const int64_t more = offset + page_bytes - end;
@@ -151,12 +137,25 @@ bool RowReader::extend(Piece& piece, int64_t offset, int64_t page_bytes, int64_t
   return true;
 }
 
+/// Of all runs together, so that as many are in flight as the disk wants.
+void RowReader::read_pieces(std::span<const Piece> pieces) {
+  std::vector<FileExtent> extents;
+  extents.reserve(pieces.size());
+  for (const Piece& piece : pieces) {
+    extents.push_back(piece.at);
+    log_.read_.bytes += piece.at.extent.size;
+  }
+  log_.read_.requests += static_cast<int64_t>(extents.size());
+  log_.options_.files->read(extents, [&](size_t i) { copy_piece(pieces[i]); });
+}
+
 void RowReader::copy_piece(const Piece& piece) {
+  const Extent& extent = piece.at.extent;
   for (size_t begin = piece.begin; begin < piece.end;) {
     const Wanted& first = wanted_[begin];
     size_t end = begin;
     while (end < piece.end && wanted_[end].page == first.page && table_of(wanted_[end]) == table_of(first)) ++end;
-    copy_page(piece.extent.data + (page_offset(first) - piece.extent.offset), first, begin, end);
+    copy_page(extent.data + (page_offset(first) - extent.offset), first, begin, end);
     begin = end;
   }
 }

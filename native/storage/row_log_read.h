@@ -24,7 +24,7 @@ class RowReader {
  private:
   /// Neighbouring pages of one run that are read at once, and the rows wanted of them.
   struct Piece {
-    Extent extent;
+    FileExtent at;
     size_t begin = 0, end = 0;
   };
 
@@ -32,9 +32,9 @@ class RowReader {
   void resolve_request(uint32_t number, std::vector<Wanted>& found);
   void sort_by_page(const std::vector<Wanted>& found);
   int64_t page_offset(const Wanted& wanted) const;
-  void read_run(size_t begin, size_t end);
-  size_t collect(size_t begin, size_t end, std::vector<Piece>& pieces) const;
-  bool extend(Piece& piece, int64_t offset, int64_t page_bytes, int64_t used) const;
+  size_t collect(size_t begin, std::vector<Piece>& pieces) const;
+  bool extend(Piece& piece, const Wanted& wanted, int64_t used) const;
+  void read_pieces(std::span<const Piece> pieces);
   void copy_piece(const Piece& piece);
   void copy_page(const std::byte* page, const Wanted& wanted, size_t begin, size_t end);
   void check_all_found() const;

@@ -74,7 +74,7 @@ void Uring::prepare(const Piece& piece) {
   submissions_[index] = {.opcode = piece.direction == Direction::kRead ? uring::kOpRead : uring::kOpWrite,
                          .flags = 0,
                          .priority = 0,
-                         .fd = piece.fd,
+                         .fd = piece.file->fd,
                          .offset = static_cast<uint64_t>(piece.offset),
                          .address = reinterpret_cast<uint64_t>(piece.data),
                          .length = static_cast<uint32_t>(piece.size),

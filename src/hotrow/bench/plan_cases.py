@@ -55,7 +55,7 @@ class PlanCase:
     order: str
     least_steps: int = 10
     max_seconds: float = 8.0
-    seed: int = 20261127
+    seed: int = 20261128
 
     def configs(self) -> list[EmbeddingBagConfig]:
         return [
@@ -72,7 +72,7 @@ class PlanCase:
 CRITEO = PlanCase(
     name="criteo-like",
     order="heat",
-    tables=(PlanTable(num_rows=200_000, embedding_dim=16, ids_per_bag=1, exponent=1.05),) * 26,
+    tables=(PlanTable(num_rows=400_000, embedding_dim=16, ids_per_bag=1, exponent=1.05),) * 26,
     batch_size=4096,
     profile_steps=60,
     warm_up_steps=80,
@@ -81,7 +81,7 @@ CRITEO = PlanCase(
 RM1 = PlanCase(
     name="rm1-like",
     order="scrambled",
-    tables=(PlanTable(num_rows=250_000, embedding_dim=64, ids_per_bag=32, exponent=1.05, scrambled=True),)
+    tables=(PlanTable(num_rows=500_000, embedding_dim=64, ids_per_bag=32, exponent=1.05, scrambled=True),)
     * 8,
     batch_size=256,
     profile_steps=80,
@@ -91,8 +91,8 @@ RM1 = PlanCase(
 RM2 = PlanCase(
     name="rm2-like",
     order="heat",
-    tables=(PlanTable(num_rows=100_000, embedding_dim=64, ids_per_bag=80, exponent=0.9),) * 16,
-    batch_size=64,
+    tables=(PlanTable(num_rows=400_000, embedding_dim=64, ids_per_bag=80, exponent=0.9),) * 16,
+    batch_size=48,
     profile_steps=60,
     warm_up_steps=80,
     num_steps=40,
@@ -112,7 +112,7 @@ JOURNEY = PlanCase(
     order="vocabularies, by frequency in training",
     journey=True,
     tables=(),
-    batch_size=4096,
+    batch_size=3072,
     profile_steps=120,
     warm_up_steps=100,
     num_steps=60,

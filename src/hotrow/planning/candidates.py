@@ -34,8 +34,8 @@ WTINYLFU_MARGIN = 0.005
 NONE_MARGIN = 0.001
 SSD_OVER_LIVE = 1.6
 """Bytes that row files take over those of their live pages, before compaction (docs/row-format.md)."""
-LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "pages_read",
-          "bytes_sent", "bytes_received", "ids_per_bag", "num_bags", "dram", "ssd")  # fmt: skip
+LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "bytes_read",
+          "requests_read", "bytes_sent", "bytes_received", "ids_per_bag", "num_bags", "dram", "ssd")  # fmt: skip
 _TABLES_AT_ONCE = 256
 BATCH_MARGIN = 1.1
 """Distinct rows of the largest batch over those of the mean, beside four standard deviations."""
@@ -44,7 +44,8 @@ BATCH_MARGIN = 1.1
 @dataclass(frozen=True)
 class Setting:
     """What all tables of a problem share. batch_size: samples of one rank's batch. num_sizes, num_prefixes: of caches
-    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded as well.
+    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded as well. gap_pages: between two pages
+    that are read together.
     """
 
     objective: Objective
@@ -56,6 +57,7 @@ class Setting:
     num_prefixes: int = 6
     is_training: bool = True
     by_use: bool = False
+    gap_pages: int = 0
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,9 @@ class _Maker:
         ssd = np.where(grid.is_whole, 0.0, on_rank * sizes.ssd)
         read = grid.reads * statistics.lookups(samples)
         per_page = sizes.rows_per_page
-        pages = statistics.pages_per_step(num_replicated + grid.pinned, grid.slots, read, samples, per_page)
+        pages, requests, spanned = statistics.pages_per_step(
+            num_replicated + grid.pinned, grid.slots, read, samples, per_page, self.setting.gap_pages
+        )
         own_rows = float(statistics.distinct(self.own) - statistics.distinct_beyond(self.own, num_replicated))
         shared_rows = own_rows
         if ranks > 1 and self.setting.is_training:  # every rank makes the updates of all
@@ -325,7 +329,7 @@ class _Maker:
             arena=replicas + np.where(grid.is_whole, on_rank * sizes.dram, slots_in_all * sizes.slot),
             tiers=(dram, ssd),
             is_translated=~grid.is_whole,
-            reads=(read / split, pages / split),
+            reads=(read / split, spanned * float(page_bytes(sizes.record)) / split, requests / split),
             bags=rest.bags if share < 1 else self.bags,
             exchange=(rest.sent + self._synchronised(num_replicated, own_rows), rest.received),
         )
@@ -337,7 +341,7 @@ class _Maker:
                 arena=zeros + max(replicas, 1.0),
                 tiers=(zeros + replicas, zeros),
                 is_translated=np.zeros(count, np.bool_),
-                reads=(zeros, zeros),
+                reads=(zeros, zeros, zeros),
                 bags=self.bags if share > 0 else 0.0,
                 exchange=(
                     rest.sent_by_others + self._synchronised(num_replicated, own_rows),
@@ -375,11 +379,11 @@ class _Maker:
         arena: Floats,
         tiers: tuple[Floats, Floats],
         is_translated: NDArray[np.bool_],
-        reads: tuple[Floats, Floats],
+        reads: tuple[Floats, Floats, Floats],
         bags: float,
         exchange: tuple[float, float],
     ) -> Floats:
-        """tiers: bytes of DRAM and SSD. reads: rows and pages. exchange: bytes sent and received. [count, LOADS]"""
+        """tiers: bytes of DRAM and SSD. reads: rows, bytes, requests. exchange: bytes sent and received. [count, LOADS]"""
         found = np.empty((len(arena), len(LOADS)))
         found[:, 0], found[:, 1], found[:, 2], found[:, 3] = (
             lookups,
@@ -388,10 +392,10 @@ class _Maker:
             self.sizes.record,
         )
         found[:, 4], found[:, 5] = arena, is_translated
-        found[:, 6], found[:, 7] = reads
-        found[:, 8], found[:, 9] = exchange
-        found[:, 10], found[:, 11] = self.statistics.ids_per_bag, bags
-        found[:, 12], found[:, 13] = tiers
+        found[:, 6], found[:, 7], found[:, 8] = reads
+        found[:, 9], found[:, 10] = exchange
+        found[:, 11], found[:, 12] = self.statistics.ids_per_bag, bags
+        found[:, 13], found[:, 14] = tiers
         return found
 
 

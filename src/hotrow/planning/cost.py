@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hotrow.planning.hardware_rates import NUM_RUNS, HardwareRates
+from hotrow.planning.hardware_rates import HardwareRates
 
 Count: TypeAlias = "float | NDArray[np.float64]"
 
@@ -33,7 +33,7 @@ class TableLoad:
 
     lookups, distinct: ids, and rows among them. row_bytes: elements of a row. record_bytes: with its state.
     arena_bytes: what its slots take, the cache's or the table's. is_translated: behind a cache, where ids become slots
-    (else slot = row). rows_read, rows_written, pages_read: from and to SSD in steady state.
+    (else slot = row). rows_read, rows_written: from and to SSD in steady state; bytes_read, in so many requests_read.
     bytes_sent, bytes_received: between ranks. num_bags: pooled rows; ids_per_bag: their length.
     """
 
@@ -45,7 +45,8 @@ class TableLoad:
     is_translated: bool | NDArray[np.bool_]
     rows_read: Count = 0.0
     rows_written: Count = 0.0
-    pages_read: Count = 0.0
+    bytes_read: Count = 0.0
+    requests_read: Count = 0.0
     bytes_sent: Count = 0.0
     bytes_received: Count = 0.0
     ids_per_bag: Count = 1.0
@@ -57,14 +58,13 @@ class FixedCosts:
     """Seconds of a step that no placement changes.
 
     load: the next batch. dense: forward, backward and optimizer of the dense part. other: calls, loss. is_tiered:
-    rows are on SSD or may be, so a look-ahead thread works. num_runs: files that a batch's reads are spread over.
+    rows are on SSD or may be, so a look-ahead thread works.
     """
 
     load_seconds: float = 0.0
     dense_seconds: float = 0.0
     other_seconds: float = 0.0
     is_tiered: bool = False
-    num_runs: int = NUM_RUNS
 
     @property
     def foreground_seconds(self) -> float:
@@ -101,6 +101,7 @@ def _spread(load: TableLoad, rates: HardwareRates) -> Count:
 def translate_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     slots = _spread(load, rates) / np.maximum(load.record_bytes, 1)
     seconds = load.lookups * rates.translate_lookup(slots) + load.distinct * rates.translate_row(slots)
+    seconds = seconds + load.rows_read * rates.miss(slots)
     return np.where(load.is_translated, seconds, 0.0)
 
 
@@ -113,10 +114,9 @@ def pack_seconds(load: TableLoad, rates: HardwareRates) -> Count:
 
 
 def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    """Pages of the disk, by parts, slowed down by rows that are written meanwhile."""
-    pages = load.pages_read * rates.read_page(load.record_bytes)
-    parts = load.rows_read * load.record_bytes * rates.burst_byte
-    return pages + parts + load.rows_written * rates.read_beside(load.record_bytes)
+    """Requests, as many at a time as there are buffers for, slowed down by rows that are written meanwhile."""
+    reads = load.bytes_read * rates.read_byte + load.requests_read * rates.read_request
+    return reads * rates.read_slower + load.rows_written * load.record_bytes * rates.read_beside
 
 
 def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
@@ -157,7 +157,7 @@ def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
     return (
         competing(rates.contention, "foreground"),
         competing(1.0 / rates.num_cores, "cores"),
-        Form((0.0, 1.0, 1.0, 0.0, 0.0), rates.tiered_calls + fixed.num_runs * rates.read_burst, "look-ahead"),
+        Form((0.0, 1.0, 1.0, 0.0, 0.0), rates.tiered_calls + float(rates.bursts(1)), "look-ahead"),
         Form((0.0, 0.0, 0.0, 0.0, 1.0), 0.0, "writer"),
     )
 

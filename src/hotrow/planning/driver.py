@@ -76,6 +76,7 @@ class Task:
             world_size=self.world_size,
             is_training=self.objective == "train",
             by_use=self.use_bytes is not None,
+            gap_pages=self.rates.gap_pages,
         )
         return coarser(found, len(self.tables))
 

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from hotrow.errors import ConfigError
 from hotrow.measurements import Hardware, Measurement
-from hotrow.storage import Buffers
+from hotrow.planning.probe_disk import STORE_BUFFERS
+from hotrow.storage import Buffers, gap_bytes_of
 
 Values = NDArray[np.float64]
-NUM_RUNS = 40
-"""Run files that a batch's reads are spread over: 29 to 58 in the steady state (docs/row-format.md)."""
+PAGE_BYTES = 4096
+"""Of the smallest page, which most rows are in."""
 _LEAST = 1e-15  # seconds: what logarithms are taken of
 _NOISE = 0.02
 """Differences of two measurements are at least this share of the larger: disturbances may make them negative."""
@@ -77,13 +78,14 @@ class HardwareRates:
 
     Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses are
     spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
-    slots; arrive by bytes of a record (a row that was read goes into its slot) and pack (one that is given to the write
-    buffer). Disk: read_page by bytes of a record, of many at a time; read_burst: what each file that is read adds;
-    read_beside: what a row that is written adds. Writer: write_row, compaction included. Of the seconds of reading and
-    of writing read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one
-    layer in torch, forward, backward and update. contention: seconds that the foreground loses for one that another
-    thread takes of a core. Of a plan (``behind``): burst_byte, read_burst for a byte of a record, where rows are read
-    by parts; arenas_bytes, of all tables together; write_slower, than with the buffer that was measured.
+    slots, and miss, of a row that another has to go for; arrive by bytes of a record (a row that was read goes into its
+    slot) and pack (one that is given to the write buffer). Disk: read_byte, and read_request of each read, of many
+    at a time; read_beside: what a byte of a record that is written adds; bursts: of so many reads together, a
+    read. Writer: write_row, compaction included. Of the seconds of reading and of writing read_cpu_share and
+    write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one layer in torch, forward, backward
+    and update. contention: seconds that the foreground loses for one that another thread takes of a core. Of a plan
+    (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all tables
+    together. gap_pages: between two pages that are read together.
     """
 
     num_cores: int
@@ -94,11 +96,13 @@ class HardwareRates:
     update_row: Surface
     translate_lookup: Surface
     translate_row: Surface
+    miss: Surface
     arrive: Surface
     pack: Surface
-    read_page: Surface
-    read_burst: float
-    read_beside: Surface
+    read_byte: float
+    read_request: float
+    bursts: Surface
+    read_beside: float
     read_cpu_share: float
     write_row: Surface
     write_cpu_share: float
@@ -108,7 +112,8 @@ class HardwareRates:
     tiered_calls: float
     contention: float
     send_byte: float = 0.0
-    burst_byte: float = 0.0
+    gap_pages: int = 0
+    read_slower: float = 1.0
     arenas_bytes: float = 0.0
     write_share: float = 1.0
     write_exponent: float = 0.0
@@ -127,6 +132,7 @@ class HardwareRates:
             hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
         )
         slot_lookup, slot_row = _per_lookup_and_row(hardware, "translate", ("num_slots",))
+        read_bytes, requests = _reads(hardware)
         return cls(
             num_cores=cores,
             num_threads=threads,
@@ -136,14 +142,17 @@ class HardwareRates:
             update_row=per_row,
             translate_lookup=slot_lookup,
             translate_row=slot_row,
+            miss=_curve(hardware, "miss", "num_slots", 1e-9),
             arrive=_curve(hardware, "arrive", "record_bytes", 1e-9),
             pack=_curve(hardware, "pack", "record_bytes", 1e-9),
-            read_page=_read_page(hardware),
-            read_burst=_read_burst(hardware),
+            read_byte=read_bytes,
+            read_request=requests,
+            bursts=_bursts(hardware),
+            gap_pages=gap_bytes_of(hardware) // PAGE_BYTES,
             read_beside=_read_beside(hardware),
-            read_cpu_share=_share(hardware, "read cpu", "read wall"),
+            read_cpu_share=_share(_by_record(hardware, "read cpu"), _read_walls(hardware)),
             write_row=_curve(hardware, "write wall", "record_bytes", 1e-9),
-            write_cpu_share=_share(hardware, "write out", "write wall"),
+            write_cpu_share=_share(_by_record(hardware, "write out"), _by_record(hardware, "write wall")),
             write_share=_write_power(hardware)[0],
             write_exponent=_write_power(hardware)[1],
             flop=Surface.of(
@@ -167,7 +176,6 @@ class HardwareRates:
         whole_bytes: float,
         arenas_bytes: float | None = None,
         pinned_bytes: float = 0.0,
-        num_runs: int = NUM_RUNS,
     ) -> HardwareRates:
         """With so many bytes of caches, of the ``whole_bytes`` that all rows take.
 
@@ -176,19 +184,23 @@ class HardwareRates:
         which give buffers where caches are small beside them.
 
         A step goes through all tables, so what the shared cache still holds of one depends on all of them.
-        Rows are read by as many as the staging buffer holds, each time from every run file; what a burst of reads
-        costs beside its reads thus counts for each byte of a record: ``burst_byte``. The smaller the write buffer is
-        beside the rows, the smaller are runs and the more is merged: by a power that two measured sizes give.
+        Pages are read by as many as the staging buffer holds, and the disk has nothing to do between them. The smaller
+        the write buffer is beside the rows, the smaller are runs and the more is merged: by a power that two measured
+        sizes give.
         """
         buffers = Buffers.of(int(cache_bytes), int(pinned_bytes))
         share = buffers.write_buffer_bytes / max(whole_bytes, 1.0)
         slower = (self.write_share / share) ** self.write_exponent
         return replace(
             self,
-            burst_byte=num_runs * self.read_burst / buffers.staging_bytes,
+            read_slower=self._burst_read(buffers.staging_bytes) / self._burst_read(STORE_BUFFERS.staging_bytes),
             arenas_bytes=float(cache_bytes if arenas_bytes is None else arenas_bytes),
             write_slower=float(slower),
         )
+
+    def _burst_read(self, staging_bytes: int) -> float:
+        """Seconds of one read among as many as the buffer holds."""
+        return float(self.bursts(max(1, staging_bytes // PAGE_BYTES)))
 
     def never_falling(self) -> HardwareRates:
         """Rates that are nowhere above these, and nowhere lower for larger arenas: what noise made fall is flat.
@@ -203,6 +215,7 @@ class HardwareRates:
             update_row=self.update_row.rising(1),
             translate_lookup=self.translate_lookup.rising(0),
             translate_row=self.translate_row.rising(0),
+            miss=self.miss.rising(0),
         )
 
 
@@ -243,35 +256,49 @@ def _by_record(hardware: Hardware, what: str) -> dict[float, float]:
     return {float(m.arguments["record_bytes"]): m.value for m in select(hardware, what)}
 
 
-def _share(hardware: Hardware, part: str, whole: str) -> float:
+def _share(parts: Mapping[float, float], wholes: Mapping[float, float]) -> float:
     """In the mean over record sizes."""
-    parts, wholes = _by_record(hardware, part), _by_record(hardware, whole)
     return float(np.mean([parts[size] / wholes[size] for size in parts if size in wholes]))
 
 
-def _read_burst(hardware: Hardware) -> float:
-    """What the beginning and the end of reads that are in flight together take, beside the reads."""
-    bursts = sorted((int(m.arguments["reads"]), m.value * 1e-6) for m in select(hardware, "burst"))
-    (few, short), (many, long) = bursts[-2:]
-    return max(0.0, short - few * (long - short) / (many - few))
+def _bursts(hardware: Hardware) -> Surface:
+    """Seconds of one read of a burst, by the reads of the burst: no longer in a larger one."""
+    points = {
+        (float(m.arguments["reads"]), 1.0): m.value * 1e-6 / m.arguments["reads"] for m in select(hardware, "burst")
+    }
+    found = Surface.of(points, "burst", grows=False)
+    return replace(found, values=np.minimum.accumulate(found.values, axis=0))
 
 
-def _read_page(hardware: Hardware) -> Surface:
-    """Seconds a page, less what the files took that the rows were in."""
-    burst, found = _read_burst(hardware), {}
-    for m in select(hardware, "read wall"):
-        seconds = m.value * 1e-9 - burst * m.arguments["num_runs"] / m.arguments["rows"]
-        least = m.value * 1e-10
-        found[float(m.arguments["record_bytes"]), 1.0] = max(seconds, least) / m.arguments["pages_per_row"]
-    return Surface.of(found, "read wall")
+def _reads(hardware: Hardware) -> tuple[float, float]:
+    """Seconds of a byte that is read and of a read, as all sizes of records together have it, by least squares.
+
+    Many rows at a time, where neighbours are read together, and few tell them apart. Of a read of one page a tenth of
+    its time at least is either's: what noise says beyond that is none.
+    """
+    found = select(hardware, "read wall")
+    seconds = np.array([m.value * 1e-9 for m in found])
+    pages = np.array([m.arguments["bytes_per_row"] for m in found]) / PAGE_BYTES
+    reads = np.array([m.arguments["reads_per_row"] for m in found])
+    of_pages, of_reads = np.linalg.lstsq(np.stack((pages, reads), 1) / seconds[:, None], seconds / seconds, rcond=None)[0]
+    part = float(np.clip(of_pages / max(of_pages + of_reads, _LEAST), 0.1, 0.9))
+    whole = float(np.median(seconds / (pages * part + reads * (1 - part))))
+    return whole * part / PAGE_BYTES, whole * (1 - part)
 
 
-def _read_beside(hardware: Hardware) -> Surface:
-    """Seconds that reads take longer for a row that is written meanwhile."""
-    pack, wall = _by_record(hardware, "pack"), _by_record(hardware, "read wall")
-    together = _by_record(hardware, "exchange")
-    more = {size: max(ns - pack[size], _NOISE * wall[size]) for size, ns in together.items()}
-    return Surface.of({(size, 1.0): ns * 1e-9 for size, ns in more.items()}, "exchange")
+def _read_beside(hardware: Hardware) -> float:
+    """Seconds that reads take longer for a byte of a record that is written meanwhile, over all sizes."""
+    found = _by_record(hardware, "exchange")
+    sizes = np.array(list(found))
+    more = np.array(list(found.values())) * 1e-9
+    return max(0.0, float(sizes @ more / (sizes @ sizes)))
+
+
+def _read_walls(hardware: Hardware) -> dict[float, float]:
+    """By bytes of a record, of most rows at a time."""
+    found = select(hardware, "read wall")
+    most = max(m.arguments["rows"] for m in found)
+    return {float(m.arguments["record_bytes"]): m.value for m in found if m.arguments["rows"] == most}
 
 
 def _write_power(hardware: Hardware) -> tuple[float, float]:

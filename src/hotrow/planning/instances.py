@@ -240,21 +240,24 @@ def reference_hardware() -> Hardware:
         for number in (1, 8):
             ns = 3 + 4 * np.log10(num_slots / 1e3) + 10 / number
             add("translate", "ns", float(ns), num_slots=num_slots, lookups_per_row=number)
+        add("miss", "ns", 100 * np.log10(num_slots), num_slots=num_slots)
     for record_bytes in (36.0, 132.0, 516.0, 1028.0):
         add("arrive", "ns", 400 + record_bytes, record_bytes=record_bytes)
         add("pack", "ns", 100 + record_bytes / 2, record_bytes=record_bytes)
         add("write out", "ns", 300 + 3 * record_bytes, record_bytes=record_bytes)
         add("write wall", "ns", 600 + 6 * record_bytes, record_bytes=record_bytes, buffer_share=1 / 64)
-        add("read wall", "ns", 11e3 + record_bytes, record_bytes=record_bytes, pages_per_row=1.0, num_runs=40.0,
+        add("read wall", "ns", 9e3 + record_bytes, record_bytes=record_bytes, bytes_per_row=4500.0, reads_per_row=0.7,
             rows=8192.0)  # fmt: skip
+        add("read wall", "ns", 11e3 + record_bytes, record_bytes=record_bytes, bytes_per_row=4096.0, reads_per_row=1.0,
+            rows=512.0)  # fmt: skip
         add("read cpu", "ns", 3e3, record_bytes=record_bytes)
         add("exchange", "ns", 1e3 + record_bytes, record_bytes=record_bytes)
     for num_bytes in (4096.0, 8192.0, 16384.0, 65536.0):
-        for depth, rate in ((1, 12e3), (64, 90e3)):
+        for depth, rate in ((1, 12e3), (128, 90e3)):
             add("read", "1/s", rate / (1 + num_bytes / 65536), bytes=num_bytes, queue_depth=depth)
     add("write wall, small buffer", "ns", 3e3, record_bytes=260.0, buffer_share=1 / 256)
     for reads in (1, 8, 64, 512):
-        add("burst", "us", 60.0 + 11 * reads, bytes=4096, reads=float(reads), queue_depth=64)
+        add("burst", "us", 60.0 + 11 * reads, bytes=4096, reads=float(reads), queue_depth=128)
     for batch in (64.0, 2048.0, 8192.0):
         add("dense", "1/s", 2e11 * batch / (batch + 128), batch=batch, threads=2)
     add("operation", "us", 8.0, threads=2)

@@ -19,23 +19,28 @@ from hotrow import kernels
 from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import Moves, TableGroup, TableSpec, load_native
 from hotrow.measurements import Measurement
-from hotrow.planning.timing import Case, measurement
+from hotrow.planning.timing import MAX_ROUNDS, MIN_ROUNDS, Case, measurement
 from hotrow.storage import Buffers, TieredTable, open_native_store
 
 SCAN_BYTES = 1 << 30
-QUEUE_DEPTHS = (1, 4, 16, 64)
+QUEUE_DEPTHS = (1, 8, 32, 128)
 EXTENT_BYTES = (4096, 8192, 12288, 16384, 32768, 65536, 262144)
-BURSTS = (1, 8, 64, 512)
-"""Reads of one call, 64 at most in flight: what beginning and end cost."""
+BURSTS = (1, 4, 16, 64, 256, 1024)
+"""Reads of one call, as many in flight as the disk wants: what beginning and end cost."""
 PAGE_BYTES = 4096
 RECORD_BYTES = (68, 260, 516)
 LIVE_BYTES = 96 << 20
 STORE_BUFFERS = Buffers(staging_bytes=512 << 10, write_buffer_bytes=1536 << 10, writer_bytes=128 << 10)
 """Of a store of LIVE_BYTES: a half of the write buffer is to them as at a cache of a tenth of the table."""
-SMALL_BUFFERS = Buffers(staging_bytes=64 << 10, write_buffer_bytes=384 << 10, writer_bytes=32 << 10)
-"""As behind caches of a fortieth: smaller runs, which are merged more often, written and read in smaller pieces."""
+SMALL_LIVE_BYTES = 256 << 20
+SMALL_BUFFERS = Buffers.of(SMALL_LIVE_BYTES // 20)
+"""As behind caches of a twentieth: smaller runs, which are merged more often, written and read in smaller pieces."""
 SMALL_RECORD_BYTES = 260
 ROWS_AT_A_TIME = 8192
+FEW_ROWS = 512
+"""Of so many rows hardly two are in pages that are read together."""
+NUM_PARTS = 3
+"""Of overwriting as many rows as there are."""
 NEEDED_BYTES = SCAN_BYTES + 3 * LIVE_BYTES
 
 
@@ -138,8 +143,8 @@ class Sample(NamedTuple):
 class RowsOnDisk:
     """One table of records of ``record_bytes`` in a row store, and slots to move them from and to."""
 
-    def __init__(self, directory: Path, record_bytes: int, buffers: Buffers) -> None:
-        self.record_bytes, self.num_rows = record_bytes, LIVE_BYTES // record_bytes
+    def __init__(self, directory: Path, record_bytes: int, buffers: Buffers, live_bytes: int) -> None:
+        self.record_bytes, self.num_rows = record_bytes, live_bytes // record_bytes
         dim, self.num_slots = record_bytes // 4 - 1, self.num_rows // 10
         table = TieredTable(
             "t", self.num_rows, 0, self.num_slots, "lru", record_bytes, 0, 0.0, 0.0, {"record": ["probe"]}
@@ -157,8 +162,9 @@ class RowsOnDisk:
             self.store.write_back(moves, kernels.read_moves(self.group, moves, num_threads=1))
         self.store.settle()
 
-    def draw(self) -> Moves:
-        ids = torch.randint(self.num_rows, (ROWS_AT_A_TIME,), generator=self._generator)
+    def draw(self, num_rows: int = 0) -> Moves:
+        """num_rows: ROWS_AT_A_TIME unless given, less those that come twice."""
+        ids = torch.randint(self.num_rows, (num_rows or ROWS_AT_A_TIME,), generator=self._generator)
         ids = torch.unique(ids)
         slots = torch.randperm(self.num_slots, generator=self._generator)[: ids.shape[0]]
         return _moves(ids, slots)
@@ -188,91 +194,121 @@ def _moves(ids: Tensor, slots: Tensor) -> Moves:
     return Moves(torch.tensor([0, ids.shape[0]]), ids.to(torch.uint32), slots.to(torch.uint32))
 
 
-def probe_store(directory: Path, record_bytes: int) -> list[Measurement]:
-    """What rows of one size take on their way out and in, overwritten at random until compaction is at work."""
-    directory.mkdir()
-    rows = RowsOnDisk(directory, record_bytes, STORE_BUFFERS)
+class StoreProbe:
+    """What rows of one size take on their way out and in, once compaction is at work; samples by quantity."""
+
+    def __init__(self, directory: Path, record_bytes: int) -> None:
+        directory.mkdir()
+        self.rows = RowsOnDisk(directory, record_bytes, STORE_BUFFERS, LIVE_BYTES)
+        self.samples: dict[str, list[float]] = {}
+        self._read = {number: [0, 0, 0] for number in (ROWS_AT_A_TIME, FEW_ROWS)}
+
+    def overwrite(self) -> None:
+        """A third of as many rows as there are, at random."""
+        for what, value in _overwrite(self.rows).items():
+            self.samples.setdefault(what, []).append(value)
+
+    def read(self) -> None:
+        """Many rows, a few, and many while others are written."""
+        wall = self._turn(ROWS_AT_A_TIME)
+        for _ in range(4):
+            self._turn(FEW_ROWS)
+        both = [self.rows.turn(self.rows.draw(), self.rows.draw()) for _ in range(2)]
+        more = (sum(turn.wall for turn in both) / len(both) - wall) * 1e9 / ROWS_AT_A_TIME
+        self.samples.setdefault("exchange", []).append(more)
+
+    def _turn(self, num_rows: int) -> float:
+        """Seconds of reading so many rows and bringing them to their slots."""
+        before, moves = self.rows.store.stats(), self.rows.draw(num_rows)
+        found = self.rows.turn(None, moves)
+        after = self.rows.store.stats()
+        moved = (len(moves), *(after[name] - before[name] for name in ("read_requests", "read_bytes")))
+        self._read[num_rows] = [a + b for a, b in zip(self._read[num_rows], moved)]
+        kinds = {"read wall": found.read_wall, "read cpu": found.read, "arrive": found.arrive}
+        for what, seconds in kinds.items():
+            self.samples.setdefault(f"{what} {num_rows}", []).append(seconds * 1e9 / len(moves))
+        return found.wall
+
+    def close(self) -> None:
+        self.rows.store.close()
+
+    def measurements(self) -> list[Measurement]:
+        at = {"record_bytes": self.rows.record_bytes}
+        # What is written first is not yet compacted as often as later.
+        later = {what: values[1:] for what, values in self.samples.items() if what.startswith("writ")}
+        found = [
+            measurement("pack", "ns/row", self.samples["pack"], **at),
+            measurement("arrive", "ns/row", self.samples[f"arrive {ROWS_AT_A_TIME}"], **at),
+            measurement("read cpu", "ns/row", self.samples[f"read cpu {ROWS_AT_A_TIME}"], **at),
+        ]
+        for number, (rows, reads, num_bytes) in self._read.items():
+            counts = {"reads_per_row": round(reads / rows, 4), "bytes_per_row": round(num_bytes / rows, 1)}
+            values = self.samples[f"read wall {number}"]
+            found.append(measurement("read wall", "ns/row", values, **at, rows=number, **counts))
+        share = STORE_BUFFERS.write_buffer_bytes / LIVE_BYTES
+        return [
+            *found,
+            measurement("exchange", "ns/row", self.samples["exchange"], **at),
+            measurement("write out", "ns/row", later["write out"], **at),
+            measurement("written", "bytes/row", later["written"], **at),
+            measurement("write wall", "ns/row", later["write wall"], **at, buffer_share=share),
+        ]
+
+
+def probe_stores(directory: Path, seconds: float) -> list[Measurement]:
+    """Rows of RECORD_BYTES in turns, so that a disk that is slow for a while is so for all; for about so long."""
+    begin, stores = time.perf_counter(), list[StoreProbe]()
     try:
-        rows.fill()
-        helpers, written, wall, turns = _overwrite(rows)
-        alone = [rows.turn(None, rows.draw()) for _ in range(8)]
-        pages, num_runs = _pages_per_row(rows), rows.store.stats()["num_runs"]
-        both = [rows.turn(rows.draw(), rows.draw()) for _ in range(24)]
+        for record_bytes in RECORD_BYTES:
+            stores.append(StoreProbe(directory / f"rows-{record_bytes}", record_bytes))
+            stores[-1].rows.fill()
+        for _ in range(NUM_PARTS):
+            for store in stores:
+                store.overwrite()
+        for number in range(MAX_ROUNDS):
+            if number >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
+                break
+            for store in stores:
+                store.read()
+        return [found for store in stores for found in store.measurements()]
     finally:
-        rows.store.close()
-        shutil.rmtree(directory, ignore_errors=True)
-    at = {"record_bytes": record_bytes}
-    per = 1e9 / (ROWS_AT_A_TIME * 0.99)
-    quiet = statistics.median(turn.wall for turn in alone)
-    return [
-        measurement("pack", "ns/row", [(t.pack + t.put) * per for t in turns], **at),
-        measurement("arrive", "ns/row", [t.arrive * per for t in alone], **at),
-        measurement("read cpu", "ns/row", [t.read * per for t in alone], **at),
-        measurement(
-            "read wall",
-            "ns/row",
-            [t.read_wall * per for t in alone],
-            **at,
-            pages_per_row=pages,
-            num_runs=num_runs,
-            rows=ROWS_AT_A_TIME,
-        ),
-        measurement("exchange", "ns/row", [(t.wall - quiet) * per for t in both], **at),
-        measurement("write out", "ns/row", helpers, **at),
-        measurement("written", "bytes/row", written, **at),
-        measurement(
-            "write wall",
-            "ns/row",
-            wall,
-            **at,
-            buffer_share=STORE_BUFFERS.write_buffer_bytes / LIVE_BYTES,
-        ),
-    ]
+        for store in stores:
+            store.close()
+        for record_bytes in RECORD_BYTES:
+            shutil.rmtree(directory / f"rows-{record_bytes}", ignore_errors=True)
 
 
 def probe_small_buffers(directory: Path) -> Measurement:
-    """Rows overwritten as in ``probe_store`` behind SMALL_BUFFERS."""
+    """Rows overwritten as by ``StoreProbe`` behind SMALL_BUFFERS."""
     directory.mkdir()
-    rows = RowsOnDisk(directory, SMALL_RECORD_BYTES, SMALL_BUFFERS)
+    rows = RowsOnDisk(directory, SMALL_RECORD_BYTES, SMALL_BUFFERS, SMALL_LIVE_BYTES)
     try:
         rows.fill()
-        walls = _overwrite(rows)[2]
+        walls = [_overwrite(rows)["write wall"] for _ in range(NUM_PARTS)]
     finally:
         rows.store.close()
         shutil.rmtree(directory, ignore_errors=True)
-    share = SMALL_BUFFERS.write_buffer_bytes / LIVE_BYTES
+    share = SMALL_BUFFERS.write_buffer_bytes / SMALL_LIVE_BYTES
     return measurement(
-        "write wall, small buffer", "ns/row", walls, record_bytes=SMALL_RECORD_BYTES, buffer_share=share
+        "write wall, small buffer", "ns/row", walls[1:], record_bytes=SMALL_RECORD_BYTES, buffer_share=share
     )
 
 
-def _overwrite(rows: RowsOnDisk) -> tuple[list[float], list[float], list[float], list[Sample]]:
-    """Overwrite as many rows as there are: per row the CPU of other threads in ns, bytes written, ns of time."""
-    helpers, written, walls, turns = list[float](), list[float](), list[float](), list[Sample]()
-    num_parts, per_part = 3, max(1, rows.num_rows // ROWS_AT_A_TIME // 3)
-    for _ in range(num_parts):
-        before, cpu, own, wall = (
-            rows.store.stats(),
-            time.process_time(),
-            time.thread_time(),
-            time.perf_counter(),
-        )
-        count = 0
-        for _ in range(per_part):
-            moves = rows.draw()
-            count += len(moves)
-            turns.append(rows.turn(moves, None))
-        wall = time.perf_counter() - wall
-        after = rows.store.stats()
-        others = (time.process_time() - cpu) - (time.thread_time() - own)
-        grown = sum(after[name] - before[name] for name in ("append_bytes", "compaction_bytes"))
-        helpers.append(others / count * 1e9)
-        written.append(grown / count)
-        walls.append(wall / count * 1e9)
-    return helpers[1:], written[1:], walls[1:], turns
-
-
-def _pages_per_row(rows: RowsOnDisk) -> float:
-    before, moves = rows.store.stats(), rows.draw()
-    rows.turn(None, moves)
-    return round((rows.store.stats()["pages_read"] - before["pages_read"]) / len(moves), 4)
+def _overwrite(rows: RowsOnDisk) -> dict[str, float]:
+    """Overwrite a part of the rows: per row CPU of this thread and of others in ns, bytes written, ns of time."""
+    before, cpu, own, wall = rows.store.stats(), time.process_time(), time.thread_time(), time.perf_counter()
+    count, turns = 0, list[Sample]()
+    for _ in range(max(1, rows.num_rows // ROWS_AT_A_TIME // NUM_PARTS)):
+        moves = rows.draw()
+        count += len(moves)
+        turns.append(rows.turn(moves, None))
+    wall = time.perf_counter() - wall
+    after = rows.store.stats()
+    others = (time.process_time() - cpu) - (time.thread_time() - own)
+    grown = sum(after[name] - before[name] for name in ("append_bytes", "compaction_bytes"))
+    return {
+        "pack": sum(turn.pack + turn.put for turn in turns) / count * 1e9,
+        "write out": others / count * 1e9,
+        "written": grown / count,
+        "write wall": wall / count * 1e9,
+    }

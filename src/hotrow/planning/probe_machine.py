@@ -15,17 +15,17 @@ from hotrow.planning.fingerprint import core_cache_bytes, memory_bytes, read_fin
 from hotrow.planning.probe_calls import TinySteps, contention_case
 from hotrow.planning.probe_dense import dense_cases
 from hotrow.planning.probe_disk import (
-    RECORD_BYTES,
     SCAN_BYTES,
     ScanFile,
     probe_small_buffers,
-    probe_store,
+    probe_stores,
     scratch,
 )
 from hotrow.planning.probe_rows import (
     Arena,
     arena_sizes,
     forward_cases,
+    miss_cases,
     translate_cases,
     update_cases,
 )
@@ -83,9 +83,8 @@ def _disk(folder: Path, seconds: float, progress: Say) -> list[Measurement]:
     found = run_in_turns(list(file.cases()), seconds * 0.2)
     found.append(measurement("write", "bytes/s", file.write_rates, bytes=SCAN_BYTES))
     file.path.unlink()
-    for record_bytes in RECORD_BYTES:
-        progress(f"disk: rows with records of {record_bytes} bytes")
-        found += probe_store(folder / f"rows-{record_bytes}", record_bytes)
+    progress("disk: rows")
+    found += probe_stores(folder, seconds * 0.6)
     found.append(probe_small_buffers(folder / "rows-small"))
     return found
 
@@ -100,7 +99,7 @@ def _rows(folder: Path, seconds: float, progress: Say) -> list[Measurement]:
         translate = list(translate_cases(arena, NUM_SLOTS))
         forward = list(forward_cases(arena, sizes, threads))
         cases: list[Case] = [*forward, *update_cases(arena, sizes, threads), *translate]
-        cases += [*dense_cases(threads), *steps.cases()]
+        cases += [*miss_cases(NUM_SLOTS), *dense_cases(threads), *steps.cases()]
         cases.append(contention_case(forward[len(forward) // 2].sample, translate[-1].sample))
         return run_in_turns(cases, seconds)
     finally:

@@ -6,6 +6,7 @@ the shared cache, memory) in so many batches that no row is near only because it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -17,7 +18,7 @@ from hotrow.core import DataType
 from hotrow.kernels import FeatureSpec, TableGroup, TableSpec
 from hotrow.optim import RowWiseAdagrad
 from hotrow.planning.timing import Case, seconds_of
-from hotrow.storage import NativeCache, TieredTable
+from hotrow.storage import NativeCache, Reservation, TieredTable
 
 NUM_TABLES = 8
 LOOKUPS = 1 << 17
@@ -172,12 +173,39 @@ def translate_cases(arena: Arena, num_slots: Sequence[int]) -> Iterator[Case]:
             )
 
 
-def _table(index: int, num_rows: int, num_slots: int) -> TieredTable:
-    return TieredTable(f"t{index}", num_rows, 0, num_slots, "lru", 68, 92, 0.0, 0.0, {"record": []})
+def miss_cases(num_slots: Sequence[int]) -> Iterator[Case]:
+    """Rows of which the cache has an eighth: what each one takes that another has to go for."""
+    generator = torch.Generator().manual_seed(20240612)
+    for total in num_slots:
+        each = total // NUM_TABLES
+        count = min(LOOKUPS // NUM_TABLES, each // 4)
+        tables = [_table(t, each * 8, each, "wtinylfu") for t in range(NUM_TABLES)]
+        draw = partial(torch.randint, each * 8, (count * NUM_TABLES,), generator=generator)
+        sample = partial(_per_miss, NativeCache(tables, range(NUM_TABLES)), draw)
+        sample(3 * each // count)  # until it is full
+        yield Case(what="miss", unit="ns/row", sample=sample, arguments={"num_slots": total})
 
 
-def _reserve(cache: NativeCache, splits: Sequence[int], ids: Tensor) -> None:
+def _per_miss(cache: NativeCache, draw: Callable[[], Tensor], num_batches: int = 4) -> float:
+    """Rows that are there take little beside those that are not."""
+    spent = num_missed = 0.0
+    for _ in range(num_batches):
+        ids = draw()
+        splits = list(range(0, len(ids) + 1, len(ids) // NUM_TABLES))
+        begin = time.perf_counter()
+        missed = _reserve(cache, splits, ids)
+        spent += time.perf_counter() - begin
+        num_missed += missed
+    return spent * 1e9 / max(num_missed, 1)
+
+
+def _table(index: int, num_rows: int, num_slots: int, policy: str = "lru") -> TieredTable:
+    return TieredTable(f"t{index}", num_rows, 0, num_slots, policy, 68, 92, 0.0, 0.0, {"record": []})
+
+
+def _reserve(cache: NativeCache, splits: Sequence[int], ids: Tensor) -> int:
+    """How many rows had no slot before."""
     found = cache.reserve(ids, splits)
-    number = getattr(found, "number", None)
-    assert number is not None, "the probe's cache has a slot for every row"
-    cache.release(number, True)
+    assert isinstance(found, Reservation), "the probe's cache has a slot for every row of a batch"
+    cache.release(found.number, True)
+    return len(found.fills)

@@ -130,11 +130,19 @@ class TableStatistics:
         return results
 
     def pages_per_step(
-        self, num_pinned: Floats, slots: Floats, rows_read: Floats, num_samples: float, rows_per_page: float
-    ) -> Floats:
-        """Pages that hold the rows read in a step: rows of like heat share pages.
+        self,
+        num_pinned: Floats,
+        slots: Floats,
+        rows_read: Floats,
+        num_samples: float,
+        rows_per_page: float,
+        gap_pages: int = 0,
+    ) -> tuple[Floats, Floats, Floats]:
+        """Pages that hold the rows read in a step, reads of them, and pages that these span: like heat shares pages.
 
-        Of an interval of n rows in n / R pages, m missed rows occupy (n / R) (1 - e^(-m R / n)) pages.
+        Of an interval of n rows in n / R pages, m missed rows occupy (n / R) (1 - e^(-m R / n)) pages. Of pages of which
+        a share d is wanted, one begins a read if none of the g + 1 before it is, g = ``gap_pages``: (1 - d)^(g + 1);
+        else k <= g that are not wanted are read with it, with probability d (1 - d)^k.
         """
         lookups = max(self.lookups(num_samples), 1e-12)
         horizon = _interp(num_pinned + slots, self._held, _HORIZONS)
@@ -143,9 +151,13 @@ class TableStatistics:
         total = weight.sum(1, keepdims=True)
         missed = np.where(total > 0, weight / np.maximum(total, 1e-300), 0.0) * rows_read[:, None]
         pages = np.maximum(beyond / rows_per_page, 1.0)
-        shared: Floats = (-pages * np.expm1(-missed / pages)).sum(1)
-        least: Floats = np.minimum(np.maximum(shared, rows_read / rows_per_page), rows_read)
-        return least
+        dense = -np.expm1(-missed / pages)
+        shared: Floats = (pages * dense).sum(1)
+        begun: Floats = (pages * dense * (1 - dense) ** (gap_pages + 1)).sum(1)
+        between = sum(k * dense * (1 - dense) ** k for k in range(1, gap_pages + 1))
+        gaps: Floats = (pages * dense * between).sum(1)
+        found: Floats = np.minimum(np.maximum(shared, rows_read / rows_per_page), rows_read)
+        return found, np.clip(begun, np.minimum(1.0, found), found), found + gaps
 
     def _touched(self, num_samples: float) -> Floats:
         """Rows before each place that a batch touches."""

@@ -37,6 +37,14 @@ struct Extent {
   std::byte* data = nullptr;
 };
 
+class File;
+
+/// A piece of one of several files.
+struct FileExtent {
+  File* file = nullptr;
+  Extent extent;
+};
+
 class File {
  public:
   virtual ~File() = default;
@@ -76,6 +84,10 @@ class FileSystem {
   virtual ~FileSystem() = default;
   virtual std::unique_ptr<File> open(const std::string& path, Access access = Access::kDirect) = 0;    // for reading
   virtual std::unique_ptr<File> create(const std::string& path, Access access = Access::kDirect) = 0;  // must not exist
+
+  /// As File::read, of several files that this file system opened: what is in flight is that of all of them together.
+  virtual void read(std::span<const FileExtent> extents, const std::function<void(size_t)>& done) = 0;
+
   virtual void remove(const std::string& path) = 0;
   virtual void remove_directory(const std::string& path) = 0;  // an empty one
   virtual void rename(const std::string& from, const std::string& to) = 0;
