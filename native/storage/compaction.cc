@@ -9,7 +9,7 @@ namespace hotrow::storage {
 namespace {
 
 constexpr double kTriggerShare = 1.02;           // of the garbage allowed: from here on it goes
-constexpr double kStopShare = 1.05;              // here writing waits for that
+constexpr double kStopShare = 1.12;              // here writing waits for that
 constexpr double kMostShare = 1.18;              // with the output of a compaction beside its victims
 constexpr int64_t kLeastOutputBytes = 16 << 20;  // small logs are rewritten whole
 constexpr int64_t kOutputShare = 10;             // of what is live

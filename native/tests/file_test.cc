@@ -113,6 +113,35 @@ void test_many_extents(FileSystem& files) {
   file->read({}, nullptr);
 }
 
+/// Extents of several files in one call, and which of them an error is of.
+void test_several_files(FileSystem& files) {
+  const Scratch scratch;
+  constexpr int64_t kPages = 100;
+  std::vector<AlignedBuffer> contents;
+  std::vector<std::unique_ptr<File>> opened;
+  for (uint64_t number = 0; number < 5; ++number) {
+    contents.push_back(random_bytes(kPages * kPage, 30 + number));
+    make_file(files, scratch / std::to_string(number), contents.back());
+    opened.push_back(files.open(scratch / std::to_string(number)));
+  }
+  const AlignedBuffer buffer(5 * kPages * kPage);
+  std::vector<FileExtent> extents;
+  for (int64_t i = 0; i < 5 * kPages; ++i) {  // from file to file
+    const auto file = static_cast<size_t>(i % 5);
+    extents.push_back({opened[file].get(), {i / 5 * kPage, kPage, buffer.data() + i * kPage}});
+  }
+  std::vector<int> arrived(extents.size());
+  files.read(extents, [&](size_t i) {
+    const std::byte* expected = contents[i % 5].data() + extents[i].extent.offset;
+    CHECK(std::memcmp(extents[i].extent.data, expected, kPage) == 0, "extent %zu", i);
+    ++arrived[i];
+  });
+  for (const int count : arrived) CHECK(count == 1);
+  files.read({}, nullptr);
+  extents[3].extent.offset = kPages * kPage;
+  CHECK(format_fault_of([&] { files.read(extents, nullptr); }).find(scratch / "3: truncated") == 0);
+}
+
 void test_many_writes(FileSystem& files) {
   const Scratch scratch;
   const AlignedBuffer content = random_bytes(300 * kPage, 4);
@@ -578,6 +607,7 @@ void test_backend(Backend backend, int depth) {
   test_threads_without_descriptors(*files);
 #endif
   test_many_extents(*files);
+  test_several_files(*files);
   test_many_writes(*files);
   test_beyond_4_gib(*files);
   test_threads(*files);

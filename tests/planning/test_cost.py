@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hotrow.errors import ConfigError
-from hotrow.measurements import Hardware
+from hotrow.measurements import Hardware, Measurement
 from hotrow.planning import (
     FixedCosts,
     HardwareRates,
@@ -40,7 +40,8 @@ def load(**changes: Any) -> TableLoad:
         "is_translated": True,
         "rows_read": 50.0,
         "rows_written": 50.0,
-        "pages_read": 45.0,
+        "bytes_read": 45.0 * 4096,
+        "requests_read": 40.0,
         "num_bags": 64.0,
     }
     return TableLoad(**{**values, **changes})
@@ -64,7 +65,7 @@ def test_a_grid_with_a_hole_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["forward", "update", "translate", "arrive", "read wall", "burst", "contention"]
+    "what", ["forward", "update", "translate", "miss", "arrive", "read wall", "burst", "contention"]
 )
 def test_what_is_missing_is_named_with_the_command(what: str) -> None:
     whole = reference_hardware()
@@ -104,7 +105,7 @@ def test_resources_add_up_and_are_the_same_one_by_one_and_in_arrays(rates: Hardw
 
 
 @pytest.mark.parametrize(
-    "field", ["lookups", "distinct", "rows_read", "rows_written", "pages_read", "num_bags"]
+    "field", ["lookups", "distinct", "rows_read", "rows_written", "bytes_read", "requests_read", "num_bags"]
 )
 def test_more_of_anything_costs_no_less(rates: HardwareRates, field: str) -> None:
     before, after = load(), load(**{field: getattr(load(), field) * 2})
@@ -114,8 +115,34 @@ def test_more_of_anything_costs_no_less(rates: HardwareRates, field: str) -> Non
     assert step_seconds(more, forms) >= step_seconds(less, forms)
 
 
+def test_a_byte_and_a_read_are_told_apart_by_many_rows_and_few() -> None:
+    whole = reference_hardware()
+    byte, request = 2e-9, 6e-6
+    counts = {
+        (size, rows): (0.4 if rows == 8192 else 0.95, 1.2 * size + 4096)
+        for size in (68, 516)
+        for rows in (8192, 512)
+    }
+    found = [m for m in whole.measurements if m.what != "read wall"]
+    for (size, rows), (reads, num_bytes) in counts.items():
+        ns = (reads * request + num_bytes * byte) * 1e9
+        arguments = {"record_bytes": size, "rows": rows, "reads_per_row": reads, "bytes_per_row": num_bytes}
+        found.append(
+            Measurement(what="read wall", unit="ns/row", value=ns, low=ns, high=ns, arguments=arguments)
+        )
+    rates = HardwareRates.of(replace(whole, measurements=tuple(found)))
+    assert rates.read_byte == pytest.approx(byte, rel=1e-6) and rates.read_request == pytest.approx(
+        request, rel=1e-6
+    )
+
+
+def test_reads_behind_small_buffers_take_longer(rates: HardwareRates) -> None:
+    slower = [rates.behind(cache, 1e9).read_slower for cache in (1e6, 1e7, 1e8, 1e9)]
+    assert slower == sorted(slower, reverse=True) and slower[0] > 1.2 > 1 >= slower[-1] > 0.9
+
+
 def test_a_table_in_memory_needs_no_look_ahead(rates: HardwareRates) -> None:
-    memory = load(is_translated=False, rows_read=0.0, rows_written=0.0, pages_read=0.0)
+    memory = load(is_translated=False, rows_read=0.0, rows_written=0.0, bytes_read=0.0, requests_read=0.0)
     _, background, disk, network, writer = table_resources(memory, rates)
     assert float(background) == float(disk) == float(network) == float(writer) == 0
     (form,) = step_forms(FixedCosts(dense_seconds=1.0), rates)
@@ -126,9 +153,9 @@ def test_a_step_is_the_longest_of_what_it_waits_for(rates: HardwareRates) -> Non
     fixed = FixedCosts(dense_seconds=0.01, is_tiered=True)
     forms = {form.name: form for form in step_forms(fixed, rates)}
     assert set(forms) == {"foreground", "cores", "look-ahead", "writer"}
-    disk = sum_resources([load(pages_read=1e5, rows_read=1e5)], rates)
+    disk = sum_resources([load(requests_read=1e5, rows_read=1e5)], rates)
     assert step_seconds(disk, tuple(forms.values())) == step_seconds(disk, [forms["look-ahead"]])
-    writes = sum_resources([load(rows_written=1e6, pages_read=0.0, rows_read=0.0)], rates)
+    writes = sum_resources([load(rows_written=1e6, bytes_read=0.0, requests_read=0.0, rows_read=0.0)], rates)
     assert step_seconds(writes, tuple(forms.values())) >= writes[4]
     assert forms["foreground"].constant >= fixed.foreground_seconds
 

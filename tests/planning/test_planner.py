@@ -301,8 +301,11 @@ def test_statistics_are_those_of_the_curves() -> None:
     few, many = statistics.reads_per_lookup("lru", np.zeros(2), np.array([500.0, 50_000.0]), 64)
     between = statistics.reads_per_lookup("lru", np.array([100.0]), np.array([500.0]), 64)[0]
     assert many < few and 0 < between <= few * 1.001
-    pages = statistics.pages_per_step(np.zeros(1), np.array([500.0]), np.array([200.0]), 64, 30.0)[0]
-    assert 200 / 30 <= pages <= 200
+    at = np.zeros(1), np.array([500.0]), np.array([200.0]), 64, 30.0
+    pages, reads, spanned = (float(found[0]) for found in statistics.pages_per_step(*at))
+    assert 200 / 30 <= pages <= 200 and 1 <= reads <= pages == spanned  # neighbours are one read
+    _, fewer, more = (float(found[0]) for found in statistics.pages_per_step(*at, gap_pages=2))
+    assert fewer < reads and pages < more <= pages + 2 * (pages - fewer)
 
 
 def test_rows_of_a_plan_in_ssd_only_behind_caches_that_hold_their_batches() -> None:

@@ -98,7 +98,7 @@ def test_dense_layers_and_operations() -> None:
 def test_calls_and_contention(tmp_path: Path) -> None:
     steps = probe_calls.TinySteps(tmp_path / "calls")
     try:
-        found = {case.what: case.sample() for case in steps.cases()}
+        found = {case.what: case.sample() for case in (probe_calls.SmallSteps().case(), steps.case())}
     finally:
         steps.close()
     assert 1 < found["step calls"] < 1e5 and 10 < found["tiered calls"] < 1e6
@@ -110,22 +110,37 @@ def test_calls_and_contention(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_disk, "LIVE_BYTES", 2 << 20)
-    monkeypatch.setattr(probe_disk, "ROWS_AT_A_TIME", 512)
+    monkeypatch.setattr(probe_disk, "ROWS_AT_A_TIME", 1024)
+    monkeypatch.setattr(probe_disk, "FEW_ROWS", 64)
     monkeypatch.setattr(probe_disk, "BURSTS", (1, 8))
     monkeypatch.setattr(probe_disk, "EXTENT_BYTES", (4096, 16384))
 
 
-def test_rows_in_a_store_are_measured(small_disk: None, tmp_path: Path) -> None:
-    found = {m.what: m for m in probe_disk.probe_store(tmp_path / "rows", 68)}
-    assert not (tmp_path / "rows").exists()
-    assert found["written"].value > 0 and found["write out"].value > 0 and found["pack"].value > 0
-    assert 0 < found["read wall"].arguments["pages_per_row"] <= 1.01
-    assert found["read wall"].arguments["num_runs"] >= 1
+def test_rows_in_stores_are_measured(small_disk: None, tmp_path: Path) -> None:
+    found = probe_disk.probe_stores(tmp_path, 0.0)
+    assert list(tmp_path.iterdir()) == []
+    by_what: dict[str, list[Measurement]] = {}
+    for m in found:
+        by_what.setdefault(m.what, []).append(m)
+    sizes = list(probe_disk.RECORD_BYTES)
+    for what in ("pack", "arrive", "read cpu", "write out", "written", "write wall"):
+        assert [m.arguments["record_bytes"] for m in by_what[what]] == sizes
+        assert all(m.value > 0 for m in by_what[what]), what
+    for many, few in zip(by_what["read wall"][::2], by_what["read wall"][1::2]):
+        assert many.arguments["rows"] > few.arguments["rows"]
+        assert 0 < many.arguments["reads_per_row"] < few.arguments["reads_per_row"] <= 1.1
+        assert few.arguments["bytes_per_row"] > 0 and few.value > 0
+
+
+def test_misses_are_measured() -> None:
+    few, many = probe_rows.miss_cases((1 << 10, 1 << 16))
+    assert 10 < few.sample() < 1e5 and 10 < many.sample() < 1e5
 
 
 def test_reads_and_bursts_are_measured(small_disk: None, tmp_path: Path) -> None:
     file = probe_disk.ScanFile(tmp_path / "scan.bin", 8 << 20)
-    found = [(case, case.sample()) for case in file.cases() if case.arguments.get("queue_depth") == 64]
+    depth = max(probe_disk.QUEUE_DEPTHS)
+    found = [(case, case.sample()) for case in file.cases() if case.arguments.get("queue_depth") == depth]
     assert {case.what for case, _ in found} == {"read", "burst"} and all(value > 0 for _, value in found)
     assert len(file.write_rates) >= 2
 
@@ -249,5 +264,5 @@ def test_the_whole_probe_is_a_hardware_file_that_rates_are_made_from(tmp_path: P
     assert loaded == hardware and not [path for path in tmp_path.iterdir() if path.name != "hardware.json"]
     rates = HardwareRates.of(loaded)
     assert 1e-10 < float(rates.forward_lookup(256, 1 << 26)) < 1e-5
-    assert 1e-6 < float(rates.read_page(260)) < 1e-2
+    assert 1e-7 < rates.read_request < 1e-2 and 1e-12 < rates.read_byte < 1e-6
     assert loaded.capacity_bytes["dram"] > 0 and loaded.capacity_bytes["ssd"] > 0

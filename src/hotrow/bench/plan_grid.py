@@ -383,20 +383,24 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 
 def prediction_bounds(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Errors of all models and budgets, each counted once."""
-    errors = [abs(item["error"]) for item in facts if "error" in item]
+    """Errors of all models and budgets, each counted once: against the mean step, and against the median one.
+
+    They differ where steps wait for writers now and then, which the mean has in it.
+    """
     bounds = []
-    for what, limit, value in (
-        ("median", MAX_MEDIAN_ERROR, statistics.median(errors) if errors else None),
-        ("worst", MAX_ERROR, max(errors, default=None)),
-    ):
-        bounds.append(
-            {
-                "bound": f"{what} |predicted / measured step - 1| of {len(errors)} <= {limit}",
-                "measured": value,
-                "met": None if value is None else value <= limit,
-            }
-        )
+    for step, name in (("mean", "error"), ("median", "error against the median step")):
+        errors = [abs(item[name]) for item in facts if name in item]
+        for what, limit, value in (
+            ("median", MAX_MEDIAN_ERROR, statistics.median(errors) if errors else None),
+            ("worst", MAX_ERROR, max(errors, default=None)),
+        ):
+            bounds.append(
+                {
+                    "bound": f"{what} |predicted / {step} step - 1| of {len(errors)} <= {limit}",
+                    "measured": value,
+                    "met": None if value is None else value <= limit,
+                }
+            )
     return bounds
 
 

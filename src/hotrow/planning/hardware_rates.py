@@ -131,9 +131,17 @@ class HardwareRates:
         per_lookup, per_row = _per_lookup_and_row(
             hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
         )
+        flop = Surface.of(
+            {
+                (float(m.arguments["batch"]), 1.0): 1 / m.value
+                for m in select(hardware, "dense", threads=threads)
+            },
+            "dense",
+            grows=False,
+        )
         slot_lookup, slot_row = _per_lookup_and_row(hardware, "translate", ("num_slots",))
         read_bytes, requests = _reads(hardware)
-        return cls(
+        rates = cls(
             num_cores=cores,
             num_threads=threads,
             forward_lookup=lookup,
@@ -155,20 +163,14 @@ class HardwareRates:
             write_cpu_share=_share(_by_record(hardware, "write out"), _by_record(hardware, "write wall")),
             write_share=_write_power(hardware)[0],
             write_exponent=_write_power(hardware)[1],
-            flop=Surface.of(
-                {
-                    (float(m.arguments["batch"]), 1.0): 1 / m.value
-                    for m in select(hardware, "dense", threads=threads)
-                },
-                "dense",
-                grows=False,
-            ),
+            flop=flop,
             operation=select(hardware, "operation", threads=threads)[0].value * 1e-6,
-            step_calls=_step_calls(hardware, select(hardware, "operation", threads=threads)[0].value) * 1e-6,
+            step_calls=0.0,
             tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
             # A second of one core costs all threads that much of it at least, and no more if they wait for each other.
             contention=float(np.clip(select(hardware, "contention")[0].value, 1 / cores, 1.0)),
         )
+        return replace(rates, step_calls=_step_calls(hardware, rates))
 
     def behind(
         self,
@@ -193,7 +195,8 @@ class HardwareRates:
         slower = (self.write_share / share) ** self.write_exponent
         return replace(
             self,
-            read_slower=self._burst_read(buffers.staging_bytes) / self._burst_read(STORE_BUFFERS.staging_bytes),
+            read_slower=self._burst_read(buffers.staging_bytes)
+            / self._burst_read(STORE_BUFFERS.staging_bytes),
             arenas_bytes=float(cache_bytes if arenas_bytes is None else arenas_bytes),
             write_slower=float(slower),
         )
@@ -246,10 +249,15 @@ def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
     return wanted
 
 
-def _step_calls(hardware: Hardware, operation: float) -> float:
-    """Of a step beside the layers of its dense part, each of which counts by itself."""
+def _step_calls(hardware: Hardware, rates: HardwareRates) -> float:
+    """Of a small step what its rows and the layers of its dense part do not take by their own rates."""
     found = select(hardware, "step calls")[0]
-    return max(0.0, found.value - int(found.arguments.get("layers", 0)) * operation)
+    of = {name: float(value) for name, value in found.arguments.items()}
+    at = of["row_bytes"], of["arena_bytes"]
+    rows = rates.forward_lookup(*at) + rates.update_lookup(*at) + rates.update_row(*at)
+    known = of["lookups"] * float(rows) + of["bags"] * float(rates.forward_bag(*at))
+    known += of["layers"] * rates.operation + of["flop"] * float(rates.flop(of["batch"]))
+    return max(0.0, found.value * 1e-6 - known)
 
 
 def _by_record(hardware: Hardware, what: str) -> dict[float, float]:
@@ -264,7 +272,8 @@ def _share(parts: Mapping[float, float], wholes: Mapping[float, float]) -> float
 def _bursts(hardware: Hardware) -> Surface:
     """Seconds of one read of a burst, by the reads of the burst: no longer in a larger one."""
     points = {
-        (float(m.arguments["reads"]), 1.0): m.value * 1e-6 / m.arguments["reads"] for m in select(hardware, "burst")
+        (float(m.arguments["reads"]), 1.0): m.value * 1e-6 / m.arguments["reads"]
+        for m in select(hardware, "burst")
     }
     found = Surface.of(points, "burst", grows=False)
     return replace(found, values=np.minimum.accumulate(found.values, axis=0))
@@ -280,7 +289,9 @@ def _reads(hardware: Hardware) -> tuple[float, float]:
     seconds = np.array([m.value * 1e-9 for m in found])
     pages = np.array([m.arguments["bytes_per_row"] for m in found]) / PAGE_BYTES
     reads = np.array([m.arguments["reads_per_row"] for m in found])
-    of_pages, of_reads = np.linalg.lstsq(np.stack((pages, reads), 1) / seconds[:, None], seconds / seconds, rcond=None)[0]
+    of_pages, of_reads = np.linalg.lstsq(
+        np.stack((pages, reads), 1) / seconds[:, None], seconds / seconds, rcond=None
+    )[0]
     part = float(np.clip(of_pages / max(of_pages + of_reads, _LEAST), 0.1, 0.9))
     whole = float(np.median(seconds / (pages * part + reads * (1 - part))))
     return whole * part / PAGE_BYTES, whole * (1 - part)

@@ -261,7 +261,8 @@ def reference_hardware() -> Hardware:
     for batch in (64.0, 2048.0, 8192.0):
         add("dense", "1/s", 2e11 * batch / (batch + 128), batch=batch, threads=2)
     add("operation", "us", 8.0, threads=2)
-    add("step calls", "us", 60.0)
+    add("step calls", "us", 600.0, layers=3.0, flop=2e7, batch=64.0, lookups=4096.0, bags=512.0, row_bytes=64.0,
+        arena_bytes=float(1 << 25))  # fmt: skip
     add("tiered calls", "us", 200.0)
     add("contention", "1", 0.3)
     capacity = {"dram": 1 << 36, "ssd": 1 << 41}

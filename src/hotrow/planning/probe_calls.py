@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,66 @@ from hotrow.planning.timing import Case, seconds_of
 from hotrow.storage import Buffers, NativeCache, TieredRows, TieredTable, open_native_store
 
 NUM_ROWS, DIM, BATCH = 1024, 16, 4
-LAYERS = (8, 8, 1)
-"""Of the dense part behind the rows: next to nothing to compute."""
+STEP_ROWS, STEP_BATCH, STEP_IDS_PER_BAG = 1 << 16, 64, 8
+LAYERS = (256, 64, 1)
+"""Of the dense part behind the rows."""
 BUFFERS = Buffers(staging_bytes=64 << 10, write_buffer_bytes=256 << 10, writer_bytes=64 << 10)
 REPEATS = 100
 
 
+class SmallSteps:
+    """Whole steps of eight tables, small but for all threads: what they take beside rows and dense layers."""
+
+    def __init__(self) -> None:
+        specs = [TableSpec(f"t{t}", DIM) for t in range(NUM_TABLES)]
+        features = [FeatureSpec(f"f{t}", t) for t in range(NUM_TABLES)]
+        rows = [torch.full((STEP_ROWS, DIM), 0.01) for _ in specs]
+        state = [{"sum": torch.ones(STEP_ROWS)} for _ in specs]
+        self.group = TableGroup(specs, features, rows, state)
+        generator = torch.Generator().manual_seed(20240613)
+        self.keys = [f"f{t}" for t in range(NUM_TABLES)]
+        num_bags = NUM_TABLES * STEP_BATCH
+        self.batches = torch.randint(STEP_ROWS, (16, num_bags * STEP_IDS_PER_BAG), generator=generator)
+        self.lengths = torch.full((num_bags,), STEP_IDS_PER_BAG)
+        self.anchor, self.labels = torch.zeros(0, requires_grad=True), torch.ones(STEP_BATCH, 1)
+        widths = (NUM_TABLES * DIM, *LAYERS)
+        parts: list[nn.Module] = []
+        for inputs, outputs in zip(widths, LAYERS):
+            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.dense = nn.Sequential(*parts[:-1])
+        self.flop = sum(6 * STEP_BATCH * inputs * outputs for inputs, outputs in zip(widths, LAYERS))
+        self.optimizer = torch.optim.SGD(self.dense.parameters(), lr=1e-9)
+        self._number = 0
+
+    def case(self) -> Case:
+        return Case(
+            what="step calls",
+            unit="us",
+            sample=lambda: seconds_of(self._step, REPEATS) * 1e6,
+            arguments={
+                "layers": len(LAYERS),
+                "flop": self.flop,
+                "batch": STEP_BATCH,
+                "lookups": self.batches.shape[1],
+                "bags": len(self.lengths),
+                "row_bytes": 4 * DIM,
+                "arena_bytes": NUM_TABLES * STEP_ROWS * 4 * DIM,
+            },
+        )
+
+    def _step(self) -> None:
+        self._number += 1
+        batch = KeyedJaggedTensor(self.keys, self.batches[self._number % 16], lengths=self.lengths)
+        pooled = _Pooled.apply(self.anchor, self, batch)  # type: ignore[no-untyped-call]
+        loss = nn.functional.binary_cross_entropy_with_logits(self.dense(pooled), self.labels)
+        loss.item()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+
 class TinySteps:
-    """Steps of eight tables and a batch of four, in memory and behind a cache: nothing but calls."""
+    """Rows of eight tables and a batch of four by way of look-ahead: nothing but calls."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -49,36 +101,9 @@ class TinySteps:
         self.offsets = torch.arange(NUM_TABLES * BATCH + 1)
         self.splits = list(range(0, NUM_TABLES * BATCH + 1, BATCH))
         self.grad = torch.full((BATCH, NUM_TABLES * DIM), 1e-6)
-        self.keys = [f"f{t}" for t in range(NUM_TABLES)]
-        self.lengths = torch.ones(NUM_TABLES * BATCH, dtype=torch.int64)
-        self.anchor, self.labels = torch.zeros(0, requires_grad=True), torch.ones(BATCH, 1)
-        parts: list[nn.Module] = []
-        for inputs, outputs in zip((NUM_TABLES * DIM, *LAYERS), LAYERS):
-            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.dense = nn.Sequential(*parts[:-1])
-        self.optimizer = torch.optim.SGD(self.dense.parameters(), lr=1e-9)
 
-    def cases(self) -> Iterator[Case]:
-        yield Case(
-            what="step calls",
-            unit="us",
-            sample=lambda: seconds_of(self._in_memory, REPEATS) * 1e6,
-            arguments={"layers": len(LAYERS)},
-        )
-        yield Case(what="tiered calls", unit="us", sample=lambda: seconds_of(self._tiered, REPEATS) * 1e6)
-
-    def _in_memory(self) -> None:
-        """What a training step does, with next to no rows and weights."""
-        batch = KeyedJaggedTensor(self.keys, self.ids, lengths=self.lengths)
-        pooled = _TinyPooled.apply(self.anchor, self, batch.offsets())  # type: ignore[no-untyped-call]
-        loss = nn.functional.binary_cross_entropy_with_logits(self.dense(pooled), self.labels)
-        loss.item()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-    def update(self, slots: Tensor, grad: Tensor) -> None:
-        kernels.fused_update(self.group, slots, self.offsets, None, grad, OPTIMIZER, lr=1e-6, step=1, seed=0)
+    def case(self) -> Case:
+        return Case(what="tiered calls", unit="us", sample=lambda: seconds_of(self._tiered, REPEATS) * 1e6)
 
     def _tiered(self) -> None:
         lease = self.tiers.lease(self.ids, self.splits, lambda: ConfigError("ids outside their tables"))
@@ -86,24 +111,28 @@ class TinySteps:
         with lease.use() as slots:
             kernels.pooled_lookup(self.group, slots, self.offsets)
         with lease.change() as slots:
-            self.update(slots, self.grad)
+            _update(self.group, slots, self.offsets, self.grad)
 
     def close(self) -> None:
         self.tiers.close()
 
 
-class _TinyPooled(torch.autograd.Function):
+class _Pooled(torch.autograd.Function):
     """As the collections' lookup: the backward updates the rows."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, steps: TinySteps, offsets: Tensor) -> Tensor:
-        ctx.steps = steps
-        return kernels.pooled_lookup(steps.group, steps.ids, offsets)
+    def forward(ctx: Any, anchor: Tensor, steps: SmallSteps, batch: KeyedJaggedTensor) -> Tensor:
+        ctx.steps, ctx.batch = steps, batch
+        return kernels.pooled_lookup(steps.group, batch.values(), batch.offsets())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        ctx.steps.update(ctx.steps.ids, grads[0])
+        _update(ctx.steps.group, ctx.batch.values(), ctx.batch.offsets(), grads[0])
         return None, None, None
+
+
+def _update(group: TableGroup, ids: Tensor, offsets: Tensor, grad: Tensor) -> None:
+    kernels.fused_update(group, ids, offsets, None, grad, OPTIMIZER, lr=1e-6, step=1, seed=0)
 
 
 def contention_case(run_rows: Callable[[], object], run_background: Callable[[], object]) -> Case:

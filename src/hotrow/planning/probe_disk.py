@@ -210,15 +210,15 @@ class StoreProbe:
 
     def read(self) -> None:
         """Many rows, a few, and many while others are written."""
-        wall = self._turn(ROWS_AT_A_TIME)
+        alone = self._turn(ROWS_AT_A_TIME)
         for _ in range(4):
             self._turn(FEW_ROWS)
-        both = [self.rows.turn(self.rows.draw(), self.rows.draw()) for _ in range(2)]
-        more = (sum(turn.wall for turn in both) / len(both) - wall) * 1e9 / ROWS_AT_A_TIME
+        beside = [self.rows.turn(self.rows.draw(), self.rows.draw()).read_wall for _ in range(2)]
+        more = (sum(beside) / len(beside) - alone) * 1e9 / ROWS_AT_A_TIME
         self.samples.setdefault("exchange", []).append(more)
 
     def _turn(self, num_rows: int) -> float:
-        """Seconds of reading so many rows and bringing them to their slots."""
+        """Seconds of reading so many rows; they are brought to their slots, too."""
         before, moves = self.rows.store.stats(), self.rows.draw(num_rows)
         found = self.rows.turn(None, moves)
         after = self.rows.store.stats()
@@ -227,7 +227,7 @@ class StoreProbe:
         kinds = {"read wall": found.read_wall, "read cpu": found.read, "arrive": found.arrive}
         for what, seconds in kinds.items():
             self.samples.setdefault(f"{what} {num_rows}", []).append(seconds * 1e9 / len(moves))
-        return found.wall
+        return found.read_wall
 
     def close(self) -> None:
         self.rows.store.close()

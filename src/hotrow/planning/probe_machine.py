@@ -12,7 +12,7 @@ from hotrow.errors import ConfigError
 from hotrow.measurements import Hardware, Measurement
 from hotrow.planning import probe_gpu, probe_ranks
 from hotrow.planning.fingerprint import core_cache_bytes, memory_bytes, read_fingerprint
-from hotrow.planning.probe_calls import TinySteps, contention_case
+from hotrow.planning.probe_calls import SmallSteps, TinySteps, contention_case
 from hotrow.planning.probe_dense import dense_cases
 from hotrow.planning.probe_disk import (
     SCAN_BYTES,
@@ -99,7 +99,7 @@ def _rows(folder: Path, seconds: float, progress: Say) -> list[Measurement]:
         translate = list(translate_cases(arena, NUM_SLOTS))
         forward = list(forward_cases(arena, sizes, threads))
         cases: list[Case] = [*forward, *update_cases(arena, sizes, threads), *translate]
-        cases += [*miss_cases(NUM_SLOTS), *dense_cases(threads), *steps.cases()]
+        cases += [*miss_cases(NUM_SLOTS), *dense_cases(threads), SmallSteps().case(), steps.case()]
         cases.append(contention_case(forward[len(forward) // 2].sample, translate[-1].sample))
         return run_in_turns(cases, seconds)
     finally:

@@ -55,7 +55,7 @@ class Buffers:
         """
         eighth = max(cache_bytes // 8, min(pinned_bytes // PINNED_SHARE, MAX_PINNED_BUFFER_BYTES))
         in_bytes = eighth * 3 // 16
-        writer_bytes = max(MIN_WRITER_BYTES, min(eighth // 40, MAX_WRITER_BYTES))
+        writer_bytes = max(MIN_WRITER_BYTES, min(eighth // 24, MAX_WRITER_BYTES))
         buffer_bytes = eighth - in_bytes - NUM_WRITERS * writer_bytes
         return cls(
             staging_bytes=max(MIN_STAGING_BYTES, min(in_bytes // STAGING_COPIES, MAX_STAGING_BYTES)),
