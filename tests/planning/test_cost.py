@@ -206,7 +206,7 @@ def test_a_difference_that_noise_made_negative_is_small_and_not_absurd() -> None
 def test_small_buffers_make_reads_dearer(rates: HardwareRates) -> None:
     small, large = rates.behind(4 << 20, 4 << 30), rates.behind(2 << 30, 4 << 30)
     disk = [float(table_resources(load(), each)[2]) for each in (rates, large, small)]
-    assert disk[0] < disk[1] < disk[2]
+    assert disk[1] <= disk[0] < disk[2]
     writer = [float(table_resources(load(), each)[4]) for each in (large, small)]
     assert writer[1] > writer[0]
 

@@ -14,8 +14,10 @@ import hotrow as hr
 from hotrow.core import Tier
 from hotrow.errors import ConfigError, PlanInfeasible
 from hotrow.planning import FixedCosts, HardwareRates, check, rates_of_plan
+from hotrow.planning.candidates import Grids, Setting, all_candidates
 from hotrow.planning.driver import Task
 from hotrow.planning.instances import reference_hardware
+from hotrow.planning.objectives import objective_of
 from hotrow.planning.problem import solution_of
 from hotrow.planning.statistics import TableStatistics, read_profile
 from hotrow.planning.uses import UseSearch, at_own_rates, problem_of
@@ -223,6 +225,24 @@ def test_a_larger_budget_is_never_slower_and_its_bound_below_plans_of_smaller_on
             for more in range(less, len(sizes)):
                 assert steps[more] <= steps[less] * 1.01
                 assert bounds[more] <= steps[less]
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_placements_are_made_once_and_priced_for_every_rate(world_size: int) -> None:
+    tables, profile = small_model((60_000, 20_000, 2_000), dim=64)
+    statistics = read_profile(tables, profile)[0]
+    grids: Grids = {}
+    rates = HardwareRates.of(reference_hardware())
+    fixed = FixedCosts(is_tiered=True)
+    for arenas in (1e6, 1e9):
+        objective = objective_of("train", fixed, rates.behind(arenas, 1e9), None)
+        setting = Setting(objective, OPTIMIZER, 64, 2, world_size)
+        anew, starts = all_candidates(tables, statistics, setting)
+        again, others = all_candidates(tables, statistics, setting, grids=grids)
+        np.testing.assert_array_equal(starts, others)
+        for name in ("owner", "num_pinned", "num_slots", "base", "lump", "load"):
+            np.testing.assert_array_equal(getattr(anew, name), getattr(again, name))
+    assert len(grids) == 1
 
 
 @pytest.mark.slow

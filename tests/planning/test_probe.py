@@ -110,8 +110,8 @@ def test_calls_and_contention(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_disk, "LIVE_BYTES", 2 << 20)
-    monkeypatch.setattr(probe_disk, "ROWS_AT_A_TIME", 1024)
-    monkeypatch.setattr(probe_disk, "FEW_ROWS", 64)
+    monkeypatch.setattr(probe_disk, "ROWS_AT_A_TIME", 256)
+    monkeypatch.setattr(probe_disk, "FEW_ROWS", 32)
     monkeypatch.setattr(probe_disk, "BURSTS", (1, 8))
     monkeypatch.setattr(probe_disk, "EXTENT_BYTES", (4096, 16384))
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,31 @@ from hotrow.errors import ConfigError
 def on_terminal() -> bool:
     """Whether progress may be drawn: stderr is a terminal."""
     return sys.stderr.isatty()
+
+
+Advance = Callable[[str, int, "int | None"], None]
+"""Of long work: a stage, how much of it is done, of how much if that is known."""
+
+
+@contextmanager
+def bars(shown: bool, totals: Mapping[str, int | None] | None = None) -> Iterator[Advance | None]:
+    """One bar per stage on stderr, if shown. totals: of stages whose work does not know them itself."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True)) as found:
+
+        def advance(stage: str, done: int, total: int | None) -> None:
+            total = (totals or {}).get(stage, total)
+            if stage not in tasks:
+                tasks[stage] = found.add_task(stage, total=total)
+            found.update(tasks[stage], completed=done, total=total)
+
+        yield advance
 
 
 def _plain(value: Any) -> Any:

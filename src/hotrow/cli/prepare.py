@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hotrow.cli.console import on_terminal, print_json, print_table
+from hotrow.cli.console import bars, on_terminal, print_json, print_table
 from hotrow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hotrow.data import PrepareReport, Progress, Source, SplitRule
+    from hotrow.data import PrepareReport, Source, SplitRule
 
 SOURCES = ("complete-journey", "criteo", "parquet", "csv", "synthetic", "trace")
 
@@ -83,7 +82,7 @@ def command(
         overwrite=overwrite,
         num_threads=threads,
     )
-    with _progress_bars(on_terminal() and not json) as progress:
+    with bars(on_terminal() and not json) as progress:
         report = prepare(log, out, options, progress)
     _show(out, report, time.monotonic() - begin, json)
 
@@ -135,31 +134,6 @@ def _source(
         else:
             log = data.ParquetFiles(paths, table)
     return log if limit_rows is None else data.FirstRows(log, limit_rows)
-
-
-def _progress_bars(shown: bool) -> AbstractContextManager[Progress | None]:
-    return _Bars() if shown else nullcontext()
-
-
-class _Bars(AbstractContextManager["Progress"]):
-    """One bar per stage on stderr."""
-
-    def __enter__(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(console=Console(stderr=True))
-        self._tasks: dict[str, Any] = {}
-        self._bars.start()
-        return self._update
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def _update(self, stage: str, done: int, total: int | None) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
 def _show(out: Path, report: PrepareReport, seconds: float, as_json: bool) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hotrow.cli.console import check_writable, on_terminal, print_json, say
+from hotrow.cli.console import bars, check_writable, on_terminal, print_json, say
 from hotrow.errors import ConfigError
 
 if TYPE_CHECKING:
     from hotrow.profiles import AccessProfile, Curve, TableProfile
-    from hotrow.profiling import ProfileData, Progress
+    from hotrow.profiling import ProfileData
 
 DEFAULT_BATCH_SIZE = 8192
 DEFAULT_SHUFFLE_SAMPLES = 262144
@@ -101,7 +100,7 @@ def command(
         _calibrate(source, calibrate, sample, row_bytes, json_)
         return
     begin = time.monotonic()
-    with _bars(on_terminal() and not json_, source.num_samples) as progress:
+    with bars(on_terminal() and not json_, {"samples": source.num_samples}) as progress:
         found = profile(
             source.batches,
             tables=source.tables,
@@ -132,7 +131,7 @@ def _calibrate(source: ProfileData, budget: str, sample: str, row_bytes: int, as
     from hotrow.profiling import calibrate
     from hotrow.sizes import parse_share
 
-    with _bars(on_terminal() and not as_json, source.num_samples) as progress:
+    with bars(on_terminal() and not as_json, {"samples": source.num_samples}) as progress:
         found = calibrate(
             source.batches,
             source.tables,
@@ -169,35 +168,6 @@ def _of_recipe(name: str | None) -> dict[str, Any]:
         "features": config.data.features,
         "look_ahead": config.storage.look_ahead,
     }
-
-
-def _bars(shown: bool, num_samples: int | None) -> AbstractContextManager[Progress | None]:
-    return _Bars(num_samples) if shown else nullcontext()
-
-
-class _Bars(AbstractContextManager["Progress"]):
-    """One bar per stage on stderr."""
-
-    def __init__(self, num_samples: int | None) -> None:
-        self._num_samples = num_samples
-
-    def __enter__(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(console=Console(stderr=True))
-        self._tasks: dict[str, Any] = {}
-        self._bars.start()
-        return self._update
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def _update(self, stage: str, done: int, total: int | None) -> None:
-        total = self._num_samples if stage == "samples" else total
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
 def _show(profile: AccessProfile, out: Path, seconds: float, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import on_terminal, print_json, say
+from hotrow.cli.console import bars, on_terminal, print_json, say
 from hotrow.cli.train import Json, Set, load_config, run_training, show
 from hotrow.errors import ConfigError, PlanInfeasible
 
@@ -181,21 +181,8 @@ def _prepare(data_dir: Path, rows: int, *, quiet: bool) -> None:
     from hotrow.data import CompleteJourney, PrepareOptions, prepare
 
     source = CompleteJourney(limit_rows=rows)
-    if not on_terminal() or quiet:
-        prepare(source, data_dir, PrepareOptions())
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"prepare: {stage}", total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        prepare(source, data_dir, PrepareOptions(), advance)
+    with bars(on_terminal() and not quiet) as progress:
+        prepare(source, data_dir, PrepareOptions(), progress)
 
 
 def _next_run(runs: Path) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ SSD_OVER_LIVE = 1.6
 LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "bytes_read",
           "requests_read", "bytes_sent", "bytes_received", "ids_per_bag", "num_bags", "dram", "ssd")  # fmt: skip
 _TABLES_AT_ONCE = 256
+_SHAPE = ("batch_size", "look_ahead", "world_size", "num_sizes", "num_prefixes", "is_training", "gap_pages")
+"""Of a setting: what placements depend on, whatever they cost."""
 BATCH_MARGIN = 1.1
 """Distinct rows of the largest batch over those of the mean, beside four standard deviations."""
 
@@ -94,6 +96,10 @@ class Candidates:
     @classmethod
     def join(cls, parts: Sequence[Candidates]) -> Candidates:
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+Grids: TypeAlias = "dict[tuple[int, ...], tuple[Candidates, NDArray[np.int64]]]"
+"""By first table and shape: placements of some tables, and where those of each end."""
 
 
 @dataclass(frozen=True)
@@ -383,7 +389,7 @@ class _Maker:
         bags: float,
         exchange: tuple[float, float],
     ) -> Floats:
-        """tiers: bytes of DRAM and SSD. reads: rows, bytes, requests. exchange: bytes sent and received. [count, LOADS]"""
+        """[count, LOADS]. tiers: bytes of DRAM and SSD. reads: rows, bytes, requests. exchange: bytes out, in."""
         found = np.empty((len(arena), len(LOADS)))
         found[:, 0], found[:, 1], found[:, 2], found[:, 3] = (
             lookups,
@@ -441,29 +447,39 @@ def all_candidates(
     statistics: Mapping[str, TableStatistics],
     setting: Setting,
     deadline: float = np.inf,
+    grids: Grids | None = None,
 ) -> tuple[Candidates, NDArray[np.int64]]:
     """Candidates of all tables, and where those of each begin, and the end. [tables + 1]
 
-    From ``time.monotonic()`` of the deadline on, tables get the least number of them.
+    From ``time.monotonic()`` of the deadline on, tables get the least number of them. grids: what was made of these
+    tables before, for other rates and objectives, which candidates do not depend on but for their prices.
     """
+    grids = {} if grids is None else grids
     parts, sizes = list[Candidates](), list[NDArray[np.int64]]()
     for begin in range(0, len(tables), _TABLES_AT_ONCE):
         if time.monotonic() > deadline:
             setting = replace(setting, num_sizes=2, num_prefixes=1)
-        some = tables[begin : begin + _TABLES_AT_ONCE]
-        found, counts = _some_candidates(some, statistics, setting)
+        key = (begin, *(getattr(setting, name) for name in _SHAPE))
+        if key not in grids:
+            some = [
+                _table_grids(table, statistics[table.name], setting)
+                for table in tables[begin : begin + _TABLES_AT_ONCE]
+            ]
+            grids[key] = Candidates.join(some), np.cumsum([len(grid) for grid in some])
+        found, counts = _efficient_of(*grids[key], setting)
         parts.append(found)
         sizes.append(counts)
     starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))))
     return Candidates.join(parts), starts
 
 
-def _some_candidates(
-    tables: Sequence[EmbeddingConfig], statistics: Mapping[str, TableStatistics], setting: Setting
+def _efficient_of(
+    found: Candidates, ends: NDArray[np.int64], setting: Setting
 ) -> tuple[Candidates, NDArray[np.int64]]:
-    """Of each table the placements that no other is better than in every respect, and how many there are."""
-    grids = [_table_grids(table, statistics[table.name], setting) for table in tables]
-    found, ends = Candidates.join(grids), np.cumsum([len(grid) for grid in grids])
+    """Of each table the placements that no other is better than in every respect, and how many there are.
+
+    ends: where the placements of each table end.
+    """
     base, lump = prices_of(found, setting)
     found, owned = replace(found, base=base, lump=lump), base + lump
     begins = np.concatenate(([0], ends[:-1]))

@@ -58,13 +58,14 @@ class FixedCosts:
     """Seconds of a step that no placement changes.
 
     load: the next batch. dense: forward, backward and optimizer of the dense part. other: calls, loss. is_tiered:
-    rows are on SSD or may be, so a look-ahead thread works.
+    rows are on SSD or may be, so a look-ahead thread works. batch_size: samples of the dense part's batch.
     """
 
     load_seconds: float = 0.0
     dense_seconds: float = 0.0
     other_seconds: float = 0.0
     is_tiered: bool = False
+    batch_size: int = 1024
 
     @property
     def foreground_seconds(self) -> float:
@@ -100,9 +101,8 @@ def _spread(load: TableLoad, rates: HardwareRates) -> Count:
 
 def translate_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     slots = _spread(load, rates) / np.maximum(load.record_bytes, 1)
-    seconds = load.lookups * rates.translate_lookup(slots) + load.distinct * rates.translate_row(slots)
-    seconds = seconds + load.rows_read * rates.miss(slots)
-    return np.where(load.is_translated, seconds, 0.0)
+    rows = load.distinct * rates.translate_row(slots) + load.rows_read * rates.miss(slots)
+    return np.where(load.is_translated, load.lookups * rates.translate_lookup(slots) + rows, 0.0)
 
 
 def arrive_seconds(load: TableLoad, rates: HardwareRates) -> Count:
@@ -147,16 +147,19 @@ def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
     foreground = fixed.foreground_seconds
     if not fixed.is_tiered:
         return (Form((1.0, 0.0, 0.0, 1.0, 0.0), foreground, "foreground"),)
-    of_read, of_write = rates.read_cpu_share, rates.write_cpu_share
-
-    def competing(lost: float, name: str) -> Form:
-        """The foreground, and what it loses for each second of a core that others take."""
-        beside = (1.0, lost, lost * of_read, 1.0, lost * of_write)
-        return Form(beside, foreground + lost * rates.tiered_calls, name)
-
+    of_read, of_write, each = rates.read_cpu_share, rates.write_cpu_share, 1.0 / rates.num_cores
+    lost, lost_beside_reads = rates.contention, float(rates.read_contention(fixed.batch_size))
+    beside = (
+        1.0,
+        lost,
+        lost_beside_reads,
+        1.0,
+        0.0,
+    )  # the threads that write are at work while rows are read
+    at_least = (1.0, each, each * of_read, 1.0, each * of_write)
     return (
-        competing(rates.contention, "foreground"),
-        competing(1.0 / rates.num_cores, "cores"),
+        Form(beside, foreground + lost * rates.tiered_calls, "foreground"),
+        Form(at_least, foreground + each * rates.tiered_calls, "cores"),
         Form((0.0, 1.0, 1.0, 0.0, 0.0), rates.tiered_calls + float(rates.bursts(1)), "look-ahead"),
         Form((0.0, 0.0, 0.0, 0.0, 1.0), 0.0, "writer"),
     )
@@ -169,14 +172,12 @@ def step_seconds(resources: Sequence[float], forms: Sequence[Form]) -> float:
 
 def sum_resources(loads: Sequence[TableLoad], rates: HardwareRates) -> tuple[float, ...]:
     """Seconds of RESOURCES over all tables."""
-    found = np.zeros(len(RESOURCES))
-    for load in loads:
-        found += [float(np.sum(seconds)) for seconds in table_resources(load, rates)]
-    return tuple(found.tolist())
+    each = [[float(np.sum(seconds)) for seconds in table_resources(load, rates)] for load in loads]
+    return tuple(map(sum, zip(*each))) if each else (0.0,) * len(RESOURCES)
 
 
 def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRates) -> dict[str, float]:
-    """Seconds a step by the names that ``hotrow train`` measures: what explain shows, what is compared.
+    """Seconds a step by the names that ``hotrow train`` measures.
 
     translate, read and write back are the look-ahead thread's, beside the others; wait: for it, in the foreground.
     """

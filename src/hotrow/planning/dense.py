@@ -30,7 +30,12 @@ def dense_costs(
     flops = sum(per_weight * batch_size * num_in * num_out for num_in, num_out in layers)
     calls = len(layers) * rates.operation * per_weight / 6.0
     seconds = flops * float(rates.flop(batch_size)) + calls
-    return FixedCosts(load_seconds=load_seconds, dense_seconds=seconds, other_seconds=rates.step_calls)
+    return FixedCosts(
+        load_seconds=load_seconds,
+        dense_seconds=seconds,
+        other_seconds=rates.step_calls,
+        batch_size=batch_size,
+    )
 
 
 def linear_layers(module: nn.Module) -> list[tuple[int, int]]:

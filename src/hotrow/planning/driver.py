@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hotrow.planning.candidates import (
     POLICIES,
     STRIPE,
     Candidates,
+    Grids,
     Setting,
     coarser,
     room,
@@ -51,6 +52,7 @@ class Task:
     """Everything that a plan depends on, checked. rates: of no plan yet. budget_bytes: of each tier by rank.
 
     use_bytes: bounds of the caches of a rank together, and of DRAM beside them, where these are bounded as well.
+    grids: placements that were made already, of these tables with this optimizer.
     """
 
     tables: tuple[EmbeddingConfig, ...]
@@ -66,6 +68,7 @@ class Task:
     world_size: int
     latency_seconds: float | None
     use_bytes: tuple[float, float] | None = None
+    grids: Grids = field(default_factory=dict)
 
     def setting(self) -> Setting:
         found = Setting(
@@ -141,7 +144,7 @@ def plan(
             f"the profile is of batches of {profile.batch_size} samples, the plan of {samples}: what caches read is "
             f"carried over, not measured; hotrow profile with --batch-size {samples} measures it"
         )
-    fixed = dense or FixedCosts(other_seconds=rates.step_calls)
+    fixed = dense or FixedCosts(other_seconds=rates.step_calls, batch_size=samples)
     if not isinstance(fixed, (FixedCosts, nn.Module)):
         raise ConfigError(
             f"plan: dense={dense!r} is neither a module nor FixedCosts; give the model behind the tables, or "

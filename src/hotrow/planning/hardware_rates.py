@@ -83,7 +83,8 @@ class HardwareRates:
     at a time; read_beside: what a byte of a record that is written adds; bursts: of so many reads together, a
     read. Writer: write_row, compaction included. Of the seconds of reading and of writing read_cpu_share and
     write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one layer in torch, forward, backward
-    and update. contention: seconds that the foreground loses for one that another thread takes of a core. Of a plan
+    and update. contention: seconds that the foreground loses for one that another thread takes of a core;
+    read_contention: for one in which rows are read and others written out, by samples of a batch. Of a plan
     (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all tables
     together. gap_pages: between two pages that are read together.
     """
@@ -111,6 +112,7 @@ class HardwareRates:
     step_calls: float
     tiered_calls: float
     contention: float
+    read_contention: Surface
     send_byte: float = 0.0
     gap_pages: int = 0
     read_slower: float = 1.0
@@ -169,6 +171,7 @@ class HardwareRates:
             tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
             # A second of one core costs all threads that much of it at least, and no more if they wait for each other.
             contention=float(np.clip(select(hardware, "contention")[0].value, 1 / cores, 1.0)),
+            read_contention=_curve(hardware, "read contention", "batch", 1.0),
         )
         return replace(rates, step_calls=_step_calls(hardware, rates))
 

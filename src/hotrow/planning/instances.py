@@ -265,6 +265,8 @@ def reference_hardware() -> Hardware:
         arena_bytes=float(1 << 25))  # fmt: skip
     add("tiered calls", "us", 200.0)
     add("contention", "1", 0.3)
+    for batch in (64.0, 4096.0):
+        add("read contention", "1", 0.3, record_bytes=260.0, batch=batch)
     capacity = {"dram": 1 << 36, "ssd": 1 << 41}
     fingerprint = {"cpu": "reference", "cores": 2, "made": "by hotrow.planning.instances"}
     return Hardware(

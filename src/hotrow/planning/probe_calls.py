@@ -56,7 +56,7 @@ class SmallSteps:
         return Case(
             what="step calls",
             unit="us",
-            sample=lambda: seconds_of(self._step, REPEATS) * 1e6,
+            sample=lambda: seconds_of(self.step, REPEATS) * 1e6,
             arguments={
                 "layers": len(LAYERS),
                 "flop": self.flop,
@@ -68,7 +68,7 @@ class SmallSteps:
             },
         )
 
-    def _step(self) -> None:
+    def step(self) -> None:
         self._number += 1
         batch = KeyedJaggedTensor(self.keys, self.batches[self._number % 16], lengths=self.lengths)
         pooled = _Pooled.apply(self.anchor, self, batch)  # type: ignore[no-untyped-call]
@@ -151,7 +151,15 @@ def contention_case(run_rows: Callable[[], object], run_background: Callable[[],
 
 
 def _contention(foreground: Callable[[], object], background: Callable[[], object]) -> float:
-    alone = seconds_of(foreground, 2)
+    alone, together, share = beside(foreground, background, 2)
+    return max(0.0, (together - alone) / max(together * share, 1e-9))
+
+
+def beside(
+    foreground: Callable[[], object], background: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
+    """Seconds of the foreground alone, and with another thread at work; what share of a core that thread takes."""
+    alone = seconds_of(foreground, repeats)
     stop, taken = threading.Event(), [0.0]
 
     def work() -> None:
@@ -162,9 +170,8 @@ def _contention(foreground: Callable[[], object], background: Callable[[], objec
     thread = threading.Thread(target=work, name="hotrow-probe")
     thread.start()
     begin = time.perf_counter()
-    together = seconds_of(foreground, 2)
+    together = seconds_of(foreground, repeats)
     wall = time.perf_counter() - begin
     stop.set()
     thread.join()
-    share = min(1.0, taken[0] / max(wall, 1e-9))
-    return max(0.0, (together - alone) / max(together * share, 1e-9))
+    return alone, together, min(1.0, taken[0] / max(wall, 1e-9))

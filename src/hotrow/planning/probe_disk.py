@@ -19,6 +19,8 @@ from hotrow import kernels
 from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import Moves, TableGroup, TableSpec, load_native
 from hotrow.measurements import Measurement
+from hotrow.planning.probe_calls import beside
+from hotrow.planning.probe_dense import BATCHES, layer_steps
 from hotrow.planning.timing import MAX_ROUNDS, MIN_ROUNDS, Case, measurement
 from hotrow.storage import Buffers, TieredTable, open_native_store
 
@@ -270,12 +272,25 @@ def probe_stores(directory: Path, seconds: float) -> list[Measurement]:
                 break
             for store in stores:
                 store.read()
-        return [found for store in stores for found in store.measurements()]
+        found = [found for store in stores for found in store.measurements()]
+        return [*found, *_read_contention(stores[1].rows)]
     finally:
         for store in stores:
             store.close()
         for record_bytes in RECORD_BYTES:
             shutil.rmtree(directory / f"rows-{record_bytes}", ignore_errors=True)
+
+
+def _read_contention(rows: RowsOnDisk) -> list[Measurement]:
+    """By batch: seconds that dense layers lose for a second in which rows are exchanged with the disk meanwhile."""
+    samples: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    cases = {batch: layer_steps(batch) for batch in BATCHES}
+    for _ in range(MIN_ROUNDS + 2):
+        for batch, steps in cases.items():
+            alone, together, _ = beside(steps, lambda: rows.turn(rows.draw(), rows.draw()), 1)
+            samples[batch].append(max(0.0, 1 - alone / together))
+    at = {"record_bytes": rows.record_bytes}
+    return [measurement("read contention", "1", values, **at, batch=b) for b, values in samples.items()]
 
 
 def probe_small_buffers(directory: Path) -> Measurement:

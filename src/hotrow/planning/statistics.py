@@ -140,9 +140,9 @@ class TableStatistics:
     ) -> tuple[Floats, Floats, Floats]:
         """Pages that hold the rows read in a step, reads of them, and pages that these span: like heat shares pages.
 
-        Of an interval of n rows in n / R pages, m missed rows occupy (n / R) (1 - e^(-m R / n)) pages. Of pages of which
-        a share d is wanted, one begins a read if none of the g + 1 before it is, g = ``gap_pages``: (1 - d)^(g + 1);
-        else k <= g that are not wanted are read with it, with probability d (1 - d)^k.
+        Of an interval of n rows in n / R pages, m missed rows occupy (n / R) (1 - e^(-m R / n)) pages. Of pages of
+        which a share d is wanted, one begins a read if none of the g + 1 before it is, g = ``gap_pages``:
+        (1 - d)^(g + 1); else k <= g that are not wanted are read with it, with probability d (1 - d)^k.
         """
         lookups = max(self.lookups(num_samples), 1e-12)
         horizon = _interp(num_pinned + slots, self._held, _HORIZONS)

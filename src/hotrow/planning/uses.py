@@ -114,7 +114,7 @@ class UseSearch:
         self.task, self.deadline, self.seed = task, deadline, seed
         self.is_complete, self.num_candidates, self.num_ranges = True, 0, 1
         coarse = replace(task.setting(), num_sizes=2)  # the least of every prefix is among these
-        candidates, starts = all_candidates(task.tables, task.statistics, coarse, deadline)
+        candidates, starts = all_candidates(task.tables, task.statistics, coarse, deadline, task.grids)
         average = candidates.base[:, 0] + candidates.lump[:, 0] / task.world_size
         whole = candidates.base[:, 0] + candidates.lump[:, 0]
         self.least = float(np.minimum.reduceat(average, starts[:-1]).sum())
@@ -247,7 +247,7 @@ class UseSearch:
 def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Problem]:
     """The candidates of all tables at the task's rates, and the problem of choosing among them."""
     setting = task.setting()
-    candidates, starts = all_candidates(task.tables, task.statistics, setting, deadline)
+    candidates, starts = all_candidates(task.tables, task.statistics, setting, deadline, task.grids)
     return candidates, Problem(
         base=candidates.base,
         lump=candidates.lump,
