@@ -166,7 +166,7 @@ void bind_storage_files(nb::module_& m) {
   nb::class_<Lock>(m, "FileLock");
   const nb::call_guard<nb::gil_scoped_release> release;
   nb::class_<FileSystem>(m, "FileSystem")
-      .def(nb::new_(&new_file_system), "backend"_a = "auto", "queue_depth"_a = 128, "faults"_a.none() = nb::none())
+      .def(nb::new_(&new_file_system), "backend"_a = "auto", "queue_depth"_a = 64, "faults"_a.none() = nb::none())
       .def(
           "open",
           [](FileSystem& files, const std::string& path, bool direct) { return files.open(path, access_of(direct)); },

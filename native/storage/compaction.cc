@@ -9,11 +9,11 @@ namespace hotrow::storage {
 namespace {
 
 constexpr double kTriggerShare = 1.02;           // of the garbage allowed: from here on it goes
-constexpr double kStopShare = 1.12;              // here writing waits for that
+constexpr double kStopShare = 1.05;              // here writing waits for that
 constexpr double kMostShare = 1.18;              // with the output of a compaction beside its victims
 constexpr int64_t kLeastOutputBytes = 16 << 20;  // small logs are rewritten whole
 constexpr int64_t kOutputShare = 10;             // of what is live
-constexpr int64_t kLeastWindow = 8 << 10, kLargestWindow = 1 << 20;
+constexpr int64_t kLeastWindow = 32 << 10, kLargestWindow = 1 << 20;
 
 /// Bytes of a run with these records and nothing else, within a few blocks.
 int64_t packed_bytes(const TableLayout& layout, int64_t records) {

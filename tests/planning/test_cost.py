@@ -74,6 +74,33 @@ def test_what_is_missing_is_named_with_the_command(what: str) -> None:
         HardwareRates.of(part)
 
 
+def test_what_an_older_probe_did_not_say_is_named_with_the_command() -> None:
+    whole = reference_hardware()
+    found = {name: m for m in whole.measurements for name in ((m.what, n) for n in m.arguments)}
+    ignored = {
+        "data_type",
+        "threads",
+        "queue_depth",
+    }  # of which select finds none, or which nothing depends on
+    for what, name in found:
+        if name in ignored or (what, name) in {
+            ("read", "bytes"),
+            ("burst", "bytes"),
+            ("read contention", "record_bytes"),
+        }:
+            continue
+        part = [
+            replace(m, arguments={n: v for n, v in m.arguments.items() if n != name}) if m.what == what else m
+            for m in whole.measurements
+        ]
+        with pytest.raises(ConfigError, match=rf"hardware: '{what}'.*{name}.*run `hotrow probe`"):
+            HardwareRates.of(replace(whole, measurements=tuple(part)))
+
+
+def test_contention_is_a_share_for_every_batch(rates: HardwareRates) -> None:
+    assert all(0 < float(rates.read_contention(batch)) <= 1 for batch in (1, 64, 1000, 1 << 20))
+
+
 def test_threads_that_were_not_measured_are_refused() -> None:
     with pytest.raises(ConfigError, match="7 threads were not measured, 2 were"):
         HardwareRates.of(reference_hardware(), 7)

@@ -31,6 +31,7 @@ from hotrow.planning import (
 )
 from hotrow.planning.probe_dense import dense_cases
 from hotrow.planning.timing import Case, measurement, run_in_turns
+from hotrow.storage import Buffers
 
 
 def test_a_disturbance_of_some_rounds_leaves_the_median_alone() -> None:
@@ -110,6 +111,7 @@ def test_calls_and_contention(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_disk, "LIVE_BYTES", 2 << 20)
+    monkeypatch.setattr(probe_disk, "STORE_BUFFERS", Buffers(64 << 10, 64 << 10, 16 << 10))
     monkeypatch.setattr(probe_disk, "ROWS_AT_A_TIME", 256)
     monkeypatch.setattr(probe_disk, "FEW_ROWS", 32)
     monkeypatch.setattr(probe_disk, "BURSTS", (1, 8))

@@ -37,7 +37,7 @@ SSD_OVER_LIVE = 1.6
 LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "bytes_read",
           "requests_read", "bytes_sent", "bytes_received", "ids_per_bag", "num_bags", "dram", "ssd")  # fmt: skip
 _TABLES_AT_ONCE = 256
-_SHAPE = ("batch_size", "look_ahead", "world_size", "num_sizes", "num_prefixes", "is_training", "gap_pages")
+_SHAPE = ("batch_size", "look_ahead", "world_size", "num_sizes", "num_prefixes", "is_training", "gap_bytes")
 """Of a setting: what placements depend on, whatever they cost."""
 BATCH_MARGIN = 1.1
 """Distinct rows of the largest batch over those of the mean, beside four standard deviations."""
@@ -46,7 +46,7 @@ BATCH_MARGIN = 1.1
 @dataclass(frozen=True)
 class Setting:
     """What all tables of a problem share. batch_size: samples of one rank's batch. num_sizes, num_prefixes: of caches
-    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded as well. gap_pages: between two pages
+    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded as well. gap_bytes: between two pages
     that are read together.
     """
 
@@ -59,7 +59,7 @@ class Setting:
     num_prefixes: int = 6
     is_training: bool = True
     by_use: bool = False
-    gap_pages: int = 0
+    gap_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,12 @@ class _Maker:
         read = grid.reads * statistics.lookups(samples)
         per_page = sizes.rows_per_page
         pages, requests, spanned = statistics.pages_per_step(
-            num_replicated + grid.pinned, grid.slots, read, samples, per_page, self.setting.gap_pages
+            num_replicated + grid.pinned,
+            grid.slots,
+            read,
+            samples,
+            per_page,
+            int(self.setting.gap_bytes // page_bytes(sizes.record)),
         )
         own_rows = float(statistics.distinct(self.own) - statistics.distinct_beyond(self.own, num_replicated))
         shared_rows = own_rows

@@ -23,8 +23,7 @@ RESOURCES = ("foreground", "background", "disk", "network", "writer")
 foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: that thread reads, or waits for it.
 network: between ranks. writer: the threads that write rows out and compact.
 """
-Resources: TypeAlias = "tuple[Count, Count, Count, Count, Count]"
-Part: TypeAlias = "Callable[[TableLoad, HardwareRates], Count]"
+Resources: TypeAlias = "tuple[Count, ...]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +171,8 @@ def step_seconds(resources: Sequence[float], forms: Sequence[Form]) -> float:
 
 def sum_resources(loads: Sequence[TableLoad], rates: HardwareRates) -> tuple[float, ...]:
     """Seconds of RESOURCES over all tables."""
-    each = [[float(np.sum(seconds)) for seconds in table_resources(load, rates)] for load in loads]
-    return tuple(map(sum, zip(*each))) if each else (0.0,) * len(RESOURCES)
+    each = [[float(np.sum(part)) for part in table_resources(load, rates)] for load in loads]
+    return tuple(map(sum, zip(*each))) or (0.0,) * len(RESOURCES)
 
 
 def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRates) -> dict[str, float]:
@@ -196,5 +195,5 @@ def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRa
     return parts | {"wait": max(0.0, step - fixed.foreground_seconds - forward - update)}
 
 
-def _total(part: Part, loads: Sequence[TableLoad], rates: HardwareRates) -> float:
+def _total(part: Callable[..., Count], loads: Sequence[TableLoad], rates: HardwareRates) -> float:
     return sum(float(np.sum(part(load, rates))) for load in loads)

@@ -68,7 +68,7 @@ class Task:
     world_size: int
     latency_seconds: float | None
     use_bytes: tuple[float, float] | None = None
-    grids: Grids = field(default_factory=dict)
+    grids: Grids = field(default_factory=dict, compare=False, repr=False)
 
     def setting(self) -> Setting:
         found = Setting(
@@ -79,7 +79,7 @@ class Task:
             world_size=self.world_size,
             is_training=self.objective == "train",
             by_use=self.use_bytes is not None,
-            gap_pages=self.rates.gap_pages,
+            gap_bytes=self.rates.gap_bytes,
         )
         return coarser(found, len(self.tables))
 
@@ -89,7 +89,7 @@ class Task:
         return sum(table_bytes(table, self.optimizer) for table in self.tables)
 
     def costs(self, is_tiered: bool) -> Objective:
-        fixed = replace(self.fixed, is_tiered=is_tiered)
+        fixed = replace(self.fixed, is_tiered=is_tiered, batch_size=self.batch_size)
         return objective_of(self.objective, fixed, self.rates, self.latency_seconds)
 
     def limits(self, objective: Objective) -> Floats:
@@ -333,7 +333,7 @@ def _notes(task: Task, search: UseSearch, used: Mapping[str, Sequence[int]], beg
     """What explain, the trainer and bench read (the contract: docs/planner.md)."""
     best = search.best
     solution, chosen, own = best.solution, best.tables, best.own
-    fixed = replace(task.fixed, is_tiered=best.is_tiered)
+    fixed = replace(task.fixed, is_tiered=best.is_tiered, batch_size=task.batch_size)
     loads = own.loads(np.arange(len(chosen)), solution.owner)
     rank = int(loads[:, own.num_bounded :].max(1).argmax())
     is_here = (solution.owner == rank) | (solution.owner < 0)

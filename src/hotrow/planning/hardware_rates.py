@@ -86,7 +86,7 @@ class HardwareRates:
     and update. contention: seconds that the foreground loses for one that another thread takes of a core;
     read_contention: for one in which rows are read and others written out, by samples of a batch. Of a plan
     (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all tables
-    together. gap_pages: between two pages that are read together.
+    together. gap_bytes: between two pages that are read together.
     """
 
     num_cores: int
@@ -114,7 +114,7 @@ class HardwareRates:
     contention: float
     read_contention: Surface
     send_byte: float = 0.0
-    gap_pages: int = 0
+    gap_bytes: int = 0
     read_slower: float = 1.0
     arenas_bytes: float = 0.0
     write_share: float = 1.0
@@ -134,10 +134,7 @@ class HardwareRates:
             hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
         )
         flop = Surface.of(
-            {
-                (float(m.arguments["batch"]), 1.0): 1 / m.value
-                for m in select(hardware, "dense", threads=threads)
-            },
+            {(argument_of(m, "batch"), 1.0): 1 / m.value for m in select(hardware, "dense", threads=threads)},
             "dense",
             grows=False,
         )
@@ -158,7 +155,7 @@ class HardwareRates:
             read_byte=read_bytes,
             read_request=requests,
             bursts=_bursts(hardware),
-            gap_pages=gap_bytes_of(hardware) // PAGE_BYTES,
+            gap_bytes=gap_bytes_of(hardware),
             read_beside=_read_beside(hardware),
             read_cpu_share=_share(_by_record(hardware, "read cpu"), _read_walls(hardware)),
             write_row=_curve(hardware, "write wall", "record_bytes", 1e-9),
@@ -171,7 +168,7 @@ class HardwareRates:
             tiered_calls=select(hardware, "tiered calls")[0].value * 1e-6,
             # A second of one core costs all threads that much of it at least, and no more if they wait for each other.
             contention=float(np.clip(select(hardware, "contention")[0].value, 1 / cores, 1.0)),
-            read_contention=_curve(hardware, "read contention", "batch", 1.0),
+            read_contention=_read_contention(hardware),
         )
         return replace(rates, step_calls=_step_calls(hardware, rates))
 
@@ -240,8 +237,17 @@ def select(hardware: Hardware, what: str, **arguments: Any) -> list[Measurement]
     return found
 
 
+def argument_of(m: Measurement, name: str) -> float:
+    """At what it was measured. Raises ConfigError where an older probe did not say."""
+    if name not in m.arguments:
+        raise ConfigError(
+            f"hardware: {m.what!r} was measured without {name}, by an older probe; run `hotrow probe` again"
+        )
+    return float(m.arguments[name])
+
+
 def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
-    measured = sorted({int(m.arguments["threads"]) for m in select(hardware, "forward")})
+    measured = sorted({int(argument_of(m, "threads")) for m in select(hardware, "forward")})
     if wanted is None:
         return measured[-1]
     if wanted not in measured:
@@ -255,7 +261,8 @@ def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
 def _step_calls(hardware: Hardware, rates: HardwareRates) -> float:
     """Of a small step what its rows and the layers of its dense part do not take by their own rates."""
     found = select(hardware, "step calls")[0]
-    of = {name: float(value) for name, value in found.arguments.items()}
+    names = ("row_bytes", "arena_bytes", "lookups", "bags", "layers", "flop", "batch")
+    of = {name: argument_of(found, name) for name in names}
     at = of["row_bytes"], of["arena_bytes"]
     rows = rates.forward_lookup(*at) + rates.update_lookup(*at) + rates.update_row(*at)
     known = of["lookups"] * float(rows) + of["bags"] * float(rates.forward_bag(*at))
@@ -264,7 +271,7 @@ def _step_calls(hardware: Hardware, rates: HardwareRates) -> float:
 
 
 def _by_record(hardware: Hardware, what: str) -> dict[float, float]:
-    return {float(m.arguments["record_bytes"]): m.value for m in select(hardware, what)}
+    return {argument_of(m, "record_bytes"): m.value for m in select(hardware, what)}
 
 
 def _share(parts: Mapping[float, float], wholes: Mapping[float, float]) -> float:
@@ -275,11 +282,18 @@ def _share(parts: Mapping[float, float], wholes: Mapping[float, float]) -> float
 def _bursts(hardware: Hardware) -> Surface:
     """Seconds of one read of a burst, by the reads of the burst: no longer in a larger one."""
     points = {
-        (float(m.arguments["reads"]), 1.0): m.value * 1e-6 / m.arguments["reads"]
+        (argument_of(m, "reads"), 1.0): m.value * 1e-6 / argument_of(m, "reads")
         for m in select(hardware, "burst")
     }
     found = Surface.of(points, "burst", grows=False)
     return replace(found, values=np.minimum.accumulate(found.values, axis=0))
+
+
+def _read_contention(hardware: Hardware) -> Surface:
+    """By samples of a batch, and no more than all of the time."""
+    found = select(hardware, "read contention")
+    points = {(argument_of(m, "batch"), 1.0): float(np.clip(m.value, 0.01, 1.0)) for m in found}
+    return Surface.of(points, "read contention", grows=False)
 
 
 def _reads(hardware: Hardware) -> tuple[float, float]:
@@ -290,8 +304,8 @@ def _reads(hardware: Hardware) -> tuple[float, float]:
     """
     found = select(hardware, "read wall")
     seconds = np.array([m.value * 1e-9 for m in found])
-    pages = np.array([m.arguments["bytes_per_row"] for m in found]) / PAGE_BYTES
-    reads = np.array([m.arguments["reads_per_row"] for m in found])
+    pages = np.array([argument_of(m, "bytes_per_row") for m in found]) / PAGE_BYTES
+    reads = np.array([argument_of(m, "reads_per_row") for m in found])
     of_pages, of_reads = np.linalg.lstsq(
         np.stack((pages, reads), 1) / seconds[:, None], seconds / seconds, rcond=None
     )[0]
@@ -311,22 +325,22 @@ def _read_beside(hardware: Hardware) -> float:
 def _read_walls(hardware: Hardware) -> dict[float, float]:
     """By bytes of a record, of most rows at a time."""
     found = select(hardware, "read wall")
-    most = max(m.arguments["rows"] for m in found)
-    return {float(m.arguments["record_bytes"]): m.value for m in found if m.arguments["rows"] == most}
+    most = max(argument_of(m, "rows") for m in found)
+    return {argument_of(m, "record_bytes"): m.value for m in found if argument_of(m, "rows") == most}
 
 
 def _write_power(hardware: Hardware) -> tuple[float, float]:
     """Write buffer over rows that ``write wall`` was measured with, and the power by which less of it is slower."""
     small = select(hardware, "write wall, small buffer")[0]
-    size = small.arguments["record_bytes"]
-    usual = min(select(hardware, "write wall"), key=lambda m: abs(m.arguments["record_bytes"] - size))
-    share = float(usual.arguments["buffer_share"])
-    power = np.log(small.value / usual.value) / np.log(share / small.arguments["buffer_share"])
+    size = argument_of(small, "record_bytes")
+    usual = min(select(hardware, "write wall"), key=lambda m: abs(argument_of(m, "record_bytes") - size))
+    share = argument_of(usual, "buffer_share")
+    power = np.log(small.value / usual.value) / np.log(share / argument_of(small, "buffer_share"))
     return share, float(np.clip(power, 0.0, 1.0))
 
 
 def _curve(hardware: Hardware, what: str, argument: str, unit: float) -> Surface:
-    points = {(float(m.arguments[argument]), 1.0): m.value * unit for m in select(hardware, what)}
+    points = {(argument_of(m, argument), 1.0): m.value * unit for m in select(hardware, what)}
     return Surface.of(points, what)
 
 
@@ -346,13 +360,13 @@ def _separate(
     found: list[Measurement], what: str, axes: tuple[str, ...], number: str
 ) -> tuple[Surface, Surface]:
     """Of ns a lookup = a + b / number, the seconds a and b over the axes."""
-    few, many = min(m.arguments[number] for m in found), max(m.arguments[number] for m in found)
+    few, many = min(argument_of(m, number) for m in found), max(argument_of(m, number) for m in found)
     if few == many:
         raise ConfigError(f"hardware: {what!r} was measured with {number}={few} only; run `hotrow probe`")
     values: dict[float, dict[tuple[float, float], float]] = {few: {}, many: {}}
     for m in found:
-        at = tuple(float(m.arguments[axis]) for axis in axes)
-        values.setdefault(m.arguments[number], {})[at[0], at[1] if len(at) > 1 else 1.0] = m.value * 1e-9
+        at = tuple(argument_of(m, axis) for axis in axes)
+        values.setdefault(argument_of(m, number), {})[at[0], at[1] if len(at) > 1 else 1.0] = m.value * 1e-9
     missing = values[few].keys() ^ values[many].keys()
     if missing:
         raise ConfigError(f"hardware: {what!r} was not measured at {sorted(missing)[0]}; run `hotrow probe`")

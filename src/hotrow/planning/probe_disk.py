@@ -25,7 +25,7 @@ from hotrow.planning.timing import MAX_ROUNDS, MIN_ROUNDS, Case, measurement
 from hotrow.storage import Buffers, TieredTable, open_native_store
 
 SCAN_BYTES = 1 << 30
-QUEUE_DEPTHS = (1, 8, 32, 128)
+QUEUE_DEPTHS = (1, 4, 16, 64)
 EXTENT_BYTES = (4096, 8192, 12288, 16384, 32768, 65536, 262144)
 BURSTS = (1, 4, 16, 64, 256, 1024)
 """Reads of one call, as many in flight as the disk wants: what beginning and end cost."""

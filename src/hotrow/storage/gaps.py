@@ -43,7 +43,8 @@ def _read(path: Path) -> str:
 
 def gap_bytes_of(hardware: Hardware) -> int:
     """The largest gap that costs no more to read than a second request; GAP_BYTES where that was not measured."""
-    reads = [m for m in hardware.measurements if m.what == "read"]
+    known = {"bytes", "queue_depth"}
+    reads = [m for m in hardware.measurements if m.what == "read" and known <= m.arguments.keys()]
     depth = max((int(m.arguments["queue_depth"]) for m in reads), default=0)
     points = sorted(
         (int(m.arguments["bytes"]), 1 / m.value) for m in reads if m.arguments["queue_depth"] == depth

@@ -41,7 +41,7 @@ class FaultPlan:
         self.native: _native.FaultPlan = load_native().FaultPlan()
         """What native functions with a ``faults`` argument take."""
 
-    def file_system(self, backend: str = "auto", queue_depth: int = 128) -> _native.FileSystem:
+    def file_system(self, backend: str = "auto", queue_depth: int = 64) -> _native.FileSystem:
         """The machine's files with this plan in front. backend: auto, io_uring or threads."""
         files: _native.FileSystem = load_native().FileSystem(backend, queue_depth, self.native)
         return files
