@@ -20,8 +20,8 @@ class FaultyChannel final : public Channel {
   void submit(std::span<const Piece> pieces) override {
     std::vector<Piece> passed;
     for (const Piece& piece : pieces) {
-      Verdict verdict = plan_.judge(
-          {piece.direction == Direction::kRead ? "read" : "write", piece.file->path, kNoPath, piece.offset, piece.size});
+      Verdict verdict = plan_.judge({piece.direction == Direction::kRead ? "read" : "write", piece.file->path, kNoPath,
+                                     piece.offset, piece.size});
       Piece changed = piece;
       if (piece.direction == Direction::kWrite) shorten(changed, verdict.max_bytes);
       if (verdict.error_number != 0 || changed.size == 0) {

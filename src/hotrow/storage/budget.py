@@ -11,8 +11,8 @@ per table               its share of an eighth of the caches: records on their w
                         ever, 32 MiB at most, for commits: beside the budget where there are no caches
 ======================  ====================================================================================
 
-What depends on batches (their ids, slots and distinct rows) is not counted, nor what a compaction reads ahead: 32 KiB of
-each of its runs, one to two MiB while it lasts.
+What depends on batches (their ids, slots and distinct rows) is not counted, nor what a compaction reads ahead: 32 KiB
+of each of its runs, one to two MiB while it lasts.
 """
 
 from __future__ import annotations
