@@ -134,6 +134,14 @@ def test_rows_in_stores_are_measured(small_disk: None, tmp_path: Path) -> None:
         assert few.arguments["bytes_per_row"] > 0 and few.value > 0
 
 
+def test_what_fails_beside_the_foreground_fails_the_probe() -> None:
+    def fail() -> None:
+        raise StorageError("the disk is full")
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        probe_calls.beside(lambda: None, fail, 1)
+
+
 def test_misses_are_measured() -> None:
     few, many = probe_rows.miss_cases((1 << 10, 1 << 16))
     assert 10 < few.sample() < 1e5 and 10 < many.sample() < 1e5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -158,20 +159,24 @@ def _contention(foreground: Callable[[], object], background: Callable[[], objec
 def beside(
     foreground: Callable[[], object], background: Callable[[], object], repeats: int
 ) -> tuple[float, float, float]:
-    """Seconds of the foreground alone, and with another thread at work; what share of a core that thread takes."""
-    alone = seconds_of(foreground, repeats)
-    stop, taken = threading.Event(), [0.0]
+    """Seconds of the foreground alone, and with another thread at work; what share of a core that thread takes.
 
-    def work() -> None:
+    What the other thread raises is raised here: without it there is nothing to be beside.
+    """
+    alone = seconds_of(foreground, repeats)
+    stop = threading.Event()
+
+    def work() -> float:
         while not stop.is_set():
             background()
-        taken[0] = time.thread_time()
+        return time.thread_time()
 
-    thread = threading.Thread(target=work, name="hotrow-probe")
-    thread.start()
-    begin = time.perf_counter()
-    together = seconds_of(foreground, repeats)
-    wall = time.perf_counter() - begin
-    stop.set()
-    thread.join()
-    return alone, together, min(1.0, taken[0] / max(wall, 1e-9))
+    with ThreadPoolExecutor(1, "hotrow-probe") as pool:
+        taken = pool.submit(work)
+        begin = time.perf_counter()
+        try:
+            together = seconds_of(foreground, repeats)
+        finally:
+            wall = time.perf_counter() - begin
+            stop.set()
+        return alone, together, min(1.0, taken.result() / max(wall, 1e-9))

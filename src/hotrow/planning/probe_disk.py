@@ -215,8 +215,8 @@ class StoreProbe:
         alone = self._turn(ROWS_AT_A_TIME)
         for _ in range(4):
             self._turn(FEW_ROWS)
-        beside = [self.rows.turn(self.rows.draw(), self.rows.draw()).read_wall for _ in range(2)]
-        more = (sum(beside) / len(beside) - alone) * 1e9 / ROWS_AT_A_TIME
+        both = [self.rows.turn(self.rows.draw(), self.rows.draw()).read_wall for _ in range(2)]
+        more = (sum(both) / len(both) - alone) * 1e9 / ROWS_AT_A_TIME
         self.samples.setdefault("exchange", []).append(more)
 
     def _turn(self, num_rows: int) -> float:
