@@ -1,15 +1,13 @@
 """``hotrow bench plan``: predicted against measured step time, and simple rules at equal budgets, on a fixed grid.
 
 Per model and budget: profile of earlier batches → plan → later batches trained with rows on SSD, caches and run files
-in their steady state. Plans of one budget are open at the same time and take turns of a few steps, so that what
-disturbs the machine hits all of them.
+in their steady state. The machine is probed anew before each model, as disks are faster and slower by the hour.
 """
 
 from __future__ import annotations
 
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,8 +31,10 @@ from hotrow.bench.plan_cases import (
     OPTIMIZER,
     PlanCase,
 )
-from hotrow.bench.plan_models import Model, Run, make_model, materialise
-from hotrow.errors import BudgetTooSmall, PlanInfeasible
+from hotrow.bench.plan_machine import facts_of_machine, measured_machine
+from hotrow.bench.plan_models import Model, make_model, materialise
+from hotrow.bench.plan_turns import run_plans
+from hotrow.errors import PlanInfeasible
 from hotrow.kernels import active_level
 from hotrow.measurements import Hardware
 from hotrow.planning import (
@@ -57,14 +57,13 @@ from hotrow.profiles import AccessProfile
 from hotrow.profiling import profile
 
 OURS = "hotrow"
-STEPS_IN_TURN = 5
 PLANNING_SECONDS = 10.0
 Say = Callable[[str], None]
 
 
 def bench_plan(
     cases: Sequence[PlanCase],
-    hardware: Hardware,
+    hardware: Hardware | None,
     directory: Path,
     *,
     budgets: Sequence[float] = BUDGETS,
@@ -73,7 +72,10 @@ def bench_plan(
     with_rules: bool = True,
     progress: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """The JSON document. directory: made for rows, removed afterwards. Raises as what it runs."""
+    """The JSON document. hardware: probed anew before each model if None. directory: made for rows, removed afterwards.
+
+    Raises as what it runs.
+    """
     machine = machine_block(active_level())
     torch.set_num_threads(NUM_THREADS)
     found = list[dict[str, Any]]()
@@ -92,7 +94,6 @@ def bench_plan(
         "format_version": 1,
         "what": "plan",
         "machine": machine,
-        "hardware": {"fingerprint": dict(hardware.fingerprint), "measured_at": hardware.measured_at},
         "cases": found,
         "bounds": [*prediction_bounds(facts), *(rule_bounds(facts) if with_rules else [])] if cases else [],
     }
@@ -100,7 +101,7 @@ def bench_plan(
 
 def _bench_case(
     case: PlanCase,
-    hardware: Hardware,
+    given: Hardware | None,
     folder: Path,
     budgets: Sequence[float],
     traces: Path | None,
@@ -119,11 +120,12 @@ def _bench_case(
         source=case.name,
     )
     found = []
-    for budget in budgets:
-        progress(f"{case.name}: budget {budget:.0%}")
-        facts = measure(model, known, hardware, base, folder, budget, with_rules)
-        found.append({"name": f"{case.name} {budget:.0%}", "facts": facts})
-        progress(summary(facts))
+    with measured_machine(given, folder, progress) as hardware:
+        for budget in budgets:
+            progress(f"{case.name}: budget {budget:.0%}")
+            facts = measure(model, known, hardware, base, folder, budget, with_rules)
+            found.append({"name": f"{case.name} {budget:.0%}", "facts": facts | facts_of_machine(hardware)})
+            progress(summary(facts))
     return found
 
 
@@ -159,7 +161,7 @@ def measure(
     if with_rules and budget < 1:
         plans |= simple_plans(model, known, hardware, budget_bytes)
     distinct = {name: first_like(chosen, plans) for name, chosen in plans.items()}
-    runs = run_plans(model, {name: plans[name] for name in distinct.values()}, base, folder)
+    runs = run_plans(model, {name: plans[name] for name in distinct.values()}, OURS, base, folder)
     found = {name: runs[first] for name, first in distinct.items()}
     rates = rates_of_plan(ours, model.tables, OPTIMIZER, rates)
     return facts_of(model, ours, found, fixed, rates, budget, budget_bytes)
@@ -197,71 +199,6 @@ def fixed_costs(model: Model, rates: HardwareRates) -> FixedCosts:
     """What a step of the grid costs beside its tables."""
     widths = (sum(table.embedding_dim for table in model.tables), *DENSE_WIDTHS)
     return dense_costs(list(zip(widths, widths[1:])), model.case.batch_size, rates)
-
-
-def run_plans(model: Model, plans: Mapping[str, Plan], base: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """Steps of every plan in turns, after each has warmed up: seconds of steps, parts, and what they moved."""
-    runs, found = dict[str, Run](), dict[str, dict[str, Any]]()
-    case = model.case
-    try:
-        for name, chosen in plans.items():
-            try:
-                runs[name] = Run(model, chosen, folder / f"rows-{len(runs)}", base)
-                num_warm_up = runs[name].warm_up()
-            except BudgetTooSmall as error:
-                found[name] = {"refused": str(error)}
-                run = runs.pop(name, None)
-                if run is not None:
-                    run.close()
-                continue
-            found[name] = {"before": _counters(runs[name]), "warm_up_steps": num_warm_up}
-        begin, longer = time.perf_counter(), 2 if len(runs) > 1 else 1  # ratios near one want more turns
-        for turn in range(longer * case.num_steps // STEPS_IN_TURN):
-            spent = time.perf_counter() - begin
-            is_over = spent > longer * case.max_seconds / 2 * max(1, len(runs))
-            if turn * STEPS_IN_TURN >= case.least_steps and is_over:
-                break
-            for run in runs.values():
-                run.run(STEPS_IN_TURN)
-        for name, run in runs.items():
-            found[name] |= _moved(run, found[name].pop("before"))
-    finally:
-        for run in runs.values():
-            run.close()
-    return found
-
-
-def _counters(run: Run) -> dict[str, Any]:
-    return {"stats": run.rows.storage_stats(), "rows": run.rows.rows_read()}
-
-
-def _moved(run: Run, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Per step of those that count."""
-    after, count = _counters(run), len(run.times.steps)
-    names = (
-        "rows_fetched",
-        "rows_written_back",
-        "pages_read",
-        "read_requests",
-        "read_bytes",
-        "append_bytes",
-        "compaction_bytes",
-    )
-    stats = {
-        name: (after["stats"][name] - before["stats"][name]) / count
-        for name in names
-        if name in after["stats"]
-    }
-    rows = {table: (after["rows"][table] - before["rows"][table]) / count for table in after["rows"]}
-    return {
-        "steps": list(run.times.steps),
-        "parts": run.times.parts(),
-        "moved": stats,
-        "num_runs": after["stats"].get("num_runs", 0),
-        "rows_read": rows,
-        "is_tiered": run.is_tiered,
-        "slots": run.slots(),
-    }
 
 
 def facts_of(
@@ -316,7 +253,9 @@ def facts_of(
             continue
         facts[f"{name}: step seconds"] = _spread(other["steps"])
         facts[f"{name}: rows read a step"] = round(sum(other["rows_read"].values()), 1)
-        facts[f"{name} / {OURS}"] = round(_ratio_in_turns(other["steps"], mine["steps"]), 4)
+        facts[f"{name} / {OURS}"] = other["ratio"]
+        if other["is_anew"]:
+            facts[f"{name}: measured anew"] = "for longer, as it had seemed faster"
     return facts
 
 
@@ -363,15 +302,6 @@ def counted_loads(model: Model, mine: Mapping[str, Any]) -> list[TableLoad]:
             )
         )
     return loads
-
-
-def _ratio_in_turns(others: Sequence[float], ours: Sequence[float]) -> float:
-    """Median over turns of the ratio of their seconds."""
-    ratios = [
-        sum(others[i : i + STEPS_IN_TURN]) / sum(ours[i : i + STEPS_IN_TURN])
-        for i in range(0, min(len(others), len(ours)) - STEPS_IN_TURN + 1, STEPS_IN_TURN)
-    ]
-    return statistics.median(ratios)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

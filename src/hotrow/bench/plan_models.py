@@ -29,6 +29,9 @@ from hotrow.training import PartTimes
 
 MATERIALISING_BYTES = 64 << 20
 """Of each table's cache while rows are written: what gives large buffers."""
+STEPS_PER_COUNTED = 3
+"""Batches made for each step that counts: plans beside others take twice as many, and each turn begins and ends with
+some that do not count. Where even those are used up, batches come again."""
 
 
 @dataclass(eq=False)
@@ -50,7 +53,7 @@ class Model:
 
 def make_model(case: PlanCase, traces: Path | None, journey: Path | None) -> Model:
     """Raises ConfigError if the model's recorded trace or data is not given."""
-    count = case.profile_steps + case.warm_up_steps + case.num_steps + LOOK_AHEAD
+    count = case.profile_steps + case.warm_up_steps + STEPS_PER_COUNTED * case.num_steps + LOOK_AHEAD
     if case.journey:
         return _journey(case, journey, count)
     ids = [_table_ids(case, index, count, traces) for index in range(len(case.tables))]
@@ -142,21 +145,26 @@ class Run:
         self._labels = torch.randint(0, 2, (model.case.batch_size, 1), generator=generator).float()
         self._batches = self._endless(model.trained)
         self._window: deque[Any] = deque()
+        self.num_steps = 0
 
     def _endless(self, batches: Sequence[KeyedJaggedTensor]) -> Iterator[KeyedJaggedTensor]:
         while True:
             yield from batches
 
-    def _next(self) -> Any:
+    def _fill(self) -> None:
+        """Announce as many batches as look-ahead has."""
         while len(self._window) < LOOK_AHEAD + 1:
             with self.times.span("load"):
                 batch = next(self._batches)
             self._window.append(self.rows.prefetch(batch) if self.is_tiered else batch)
-        return self._window.popleft()
 
-    def step(self, counts: bool) -> None:
+    def step(self, counts: bool, announces: bool = True) -> None:
+        """announces: no others while those that were announced are used up."""
+        self.num_steps += 1
         with self.times.step(counts):
-            batch = self._next()
+            if announces:
+                self._fill()
+            batch = self._window.popleft()
             with self.times.span("forward"):
                 logits = self.dense(self.rows(batch).values())
             loss = functional.binary_cross_entropy_with_logits(logits, self._labels)
@@ -169,19 +177,27 @@ class Run:
 
     def warm_up(self) -> int:
         """Steps until caches and run files are in their steady state, or for ``max_seconds``; how many."""
-        case, begin = self.model.case, time.perf_counter()
-        for number in range(case.warm_up_steps):
-            if number >= case.least_steps and time.perf_counter() - begin > case.max_seconds:
-                return number
+        case, begin, before = self.model.case, time.perf_counter(), self.num_steps
+        while self.num_steps - before < case.warm_up_steps:
+            if self.num_steps - before >= case.least_steps and time.perf_counter() - begin > case.max_seconds:
+                break
             self.step(counts=False)
-        return case.warm_up_steps
+        self._use_up()
+        return self.num_steps - before
 
-    def run(self, num_steps: int) -> list[float]:
-        """Seconds of each of so many steps more."""
+    def turn(self, num_steps: int) -> list[float]:
+        """Seconds of each of so many steps, after some that fill up look-ahead and before some that use it up."""
         before = len(self.times.steps)
+        for _ in range(LOOK_AHEAD + 1):
+            self.step(counts=False)
         for _ in range(num_steps):
             self.step(counts=True)
+        self._use_up()
         return list(self.times.steps[before:])
+
+    def _use_up(self) -> None:
+        while self._window:
+            self.step(counts=False, announces=False)
 
     def slots(self) -> list[int]:
         """Rows that the arena of each table holds."""

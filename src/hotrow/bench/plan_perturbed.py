@@ -9,79 +9,72 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hotrow.bench.plan_cases import LOOK_AHEAD, MAX_PERTURBED_GAIN, NUM_PERTURBATIONS, OPTIMIZER, PlanCase
-from hotrow.bench.plan_grid import PLANNING_SECONDS, STEPS_IN_TURN, Say, fixed_costs
-from hotrow.bench.plan_models import Model, Run, make_model, materialise
+from hotrow.bench.plan_grid import OURS, PLANNING_SECONDS, Say, fixed_costs
+from hotrow.bench.plan_machine import facts_of_machine, measured_machine
+from hotrow.bench.plan_models import Model, make_model, materialise
+from hotrow.bench.plan_turns import run_plans
 from hotrow.core import EmbeddingBagConfig
-from hotrow.errors import BudgetTooSmall
 from hotrow.measurements import Hardware
 from hotrow.planning import HardwareRates, plan
 from hotrow.plans import CacheSpec, Plan, TablePlan, choose_table, table_bytes
 from hotrow.profiling import profile
 
-NUM_TURNS = 6
-WARM_UP_SECONDS = 4.0
+MAX_SECONDS = 4.0
+"""Of the warm-up and of the turns of each change."""
+AT_A_TIME = 4
 MAX_TRIES = 1000
 
 
 def bench_perturbed(
     case: PlanCase,
     budget: float,
-    hardware: Hardware,
+    given: Hardware | None,
     folder: Path,
     *,
     traces: Path | None = None,
     number: int = NUM_PERTURBATIONS,
     progress: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """The case and its bound: no change may be faster than the plan by more than MAX_PERTURBED_GAIN."""
+    """The case and its bound: no change may be faster than the plan by more than MAX_PERTURBED_GAIN.
+
+    given: the machine is probed anew if None.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model = make_model(case, traces, None)
+    model = make_model(replace(case, max_seconds=MAX_SECONDS), traces, None)
     base = materialise(model, folder / "base")
     known = profile(model.profiled, tables=model.tables, batch_size=case.batch_size, look_ahead=LOOK_AHEAD)
     budget_bytes = round(sum(table_bytes(table, OPTIMIZER) for table in model.tables) * budget)
-    rates = HardwareRates.of(hardware)
-    chosen = plan(
-        model.tables,
-        known,
-        hardware,
-        budget={"dram": budget_bytes},
-        optimizer=OPTIMIZER,
-        batch_size=case.batch_size,
-        look_ahead=LOOK_AHEAD,
-        dense=fixed_costs(model, rates),
-        seconds=PLANNING_SECONDS,
-    )
-    short = replace(model, case=replace(case, max_seconds=WARM_UP_SECONDS))
-    gains, refused = dict[str, float](), 0
-    ours = Run(model, chosen, folder / "ours", base)
-    try:
-        ours.warm_up()
-        for text, changed in changes(chosen, model.tables, case.seed):
-            try:
-                gains[f"{len(gains)}: {text}"] = gain = _gain(short, ours, changed, folder / "changed", base)
-            except BudgetTooSmall:
-                refused += 1  # not valid: a batch does not fit
-                continue
-            progress(f"{len(gains)} of {number}: {text}: {gain:+.1%}")
-            if len(gains) == number:
-                break
-    finally:
-        ours.close()
+    with measured_machine(given, folder, progress) as hardware:
+        chosen = plan(
+            model.tables,
+            known,
+            hardware,
+            budget={"dram": budget_bytes},
+            optimizer=OPTIMIZER,
+            batch_size=case.batch_size,
+            look_ahead=LOOK_AHEAD,
+            dense=fixed_costs(model, HardwareRates.of(hardware)),
+            seconds=PLANNING_SECONDS,
+        )
+        gains, num_refused, num_anew = _gains(model, chosen, base, folder, number, progress)
     worst = max(gains.values(), default=None)
     return {
         "name": f"{case.name} {budget:.0%} perturbed",
         "facts": {
             "perturbations": len(gains),
-            "not valid": refused,
+            "not valid": num_refused,
+            "measured anew": num_anew,
             "gain of the median": round(statistics.median(gains.values()), 4) if gains else None,
             "largest gains": dict(sorted(gains.items(), key=lambda item: -item[1])[:5]),
-        },
+        }
+        | facts_of_machine(hardware),
         "bound": {
             "bound": f"gain of the fastest of {len(gains)} random changes of a plan <= {MAX_PERTURBED_GAIN}",
             "measured": worst,
@@ -90,24 +83,26 @@ def bench_perturbed(
     }
 
 
-def _gain(model: Model, ours: Run, changed: Plan, directory: Path, base: Path) -> float:
-    """Time of our steps over those of the changed plan, less one: the median over turns.
-
-    Of fifty noisy readings the largest is mostly noise: what seems faster than is allowed is measured anew, for longer,
-    and that counts.
-    """
-
-    def gain(num_turns: int) -> float:
-        ratios = [sum(ours.run(STEPS_IN_TURN)) / sum(run.run(STEPS_IN_TURN)) for _ in range(num_turns)]
-        return round(statistics.median(ratios) - 1, 4)
-
-    run = Run(model, changed, directory, base)
-    try:
-        run.warm_up()
-        found = gain(NUM_TURNS)
-        return gain(4 * NUM_TURNS) if found > MAX_PERTURBED_GAIN else found
-    finally:
-        run.close()
+def _gains(
+    model: Model, chosen: Plan, base: Path, folder: Path, number: int, progress: Say
+) -> tuple[dict[str, float], int, int]:
+    """Of so many changes the time of the plan's steps over theirs, less one; how many were not valid, as a batch does
+    not fit; how many were measured anew. A few at a time take turns with the plan, opened anew for them."""
+    gains, num_refused, num_anew = dict[str, float](), 0, 0
+    all_changes = changes(chosen, model.tables, model.case.seed)
+    while len(gains) < number:
+        some = dict(islice(all_changes, min(AT_A_TIME, number - len(gains))))
+        if not some:
+            break
+        found = run_plans(model, {OURS: chosen, **some}, OURS, base, folder)
+        for text in some:
+            if "refused" in found[text]:
+                num_refused += 1
+                continue
+            gains[f"{len(gains)}: {text}"] = round(1 / found[text]["ratio"] - 1, 4)
+            num_anew += found[text]["is_anew"]
+        progress(f"{len(gains)} of {number} changes, the fastest {max(gains.values(), default=0.0):+.1%}")
+    return gains, num_refused, num_anew
 
 
 def changes(chosen: Plan, tables: list[EmbeddingBagConfig], seed: int) -> Iterator[tuple[str, Plan]]:

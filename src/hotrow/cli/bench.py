@@ -26,9 +26,28 @@ def _progress(line: str) -> None:
         typer.echo(f"bench: {line}", err=True)
 
 
-def _finish(document: dict[str, Any], json: bool, out: Path | None) -> None:
+def _command(context: typer.Context) -> str:
+    """As it was typed, but for files and folders, which are another machine's."""
+    parts = [context.command_path]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if value == parameter.get_default(context) or parameter.name in ("json", "out"):
+            continue
+        name = parameter.opts[0]
+        if isinstance(value, bool):
+            parts.append(name if value else parameter.secondary_opts[0])
+        elif isinstance(value, Path):
+            parts.append(f"{name} {name.strip('-')[0].upper()}" if name.startswith("-") else name.upper())
+        else:
+            for one in value if isinstance(value, (list, tuple)) else (value,):
+                parts.append(f"{name} {one}" if name.startswith("-") else str(one))
+    return " ".join(parts)
+
+
+def _finish(context: typer.Context, document: dict[str, Any], json: bool, out: Path | None) -> None:
     from hotrow.bench import lines, write_markdown
 
+    document["command"] = _command(context)
     written = write_markdown(document, out) if out is not None else None
     if json:
         print_json(document)
@@ -41,6 +60,7 @@ def _finish(document: dict[str, Any], json: bool, out: Path | None) -> None:
 
 @app.command(epilog="Example: hotrow bench kernels --case criteo --json")
 def kernels(
+    context: typer.Context,
     case: Annotated[
         list[str] | None, typer.Option("--case", help="A case or a shape; may be repeated. Default: all.")
     ] = None,
@@ -55,19 +75,25 @@ def kernels(
     from hotrow.bench import Settings, bench_kernels, select
 
     cases = select(case or [])
-    _finish(bench_kernels(cases, Settings(num_samples=samples), traces=traces, progress=_progress), json, out)
+    _finish(
+        context,
+        bench_kernels(cases, Settings(num_samples=samples), traces=traces, progress=_progress),
+        json,
+        out,
+    )
 
 
 @app.command(epilog="Example: hotrow bench train --json")
-def train(samples: Samples = 7, json: Json = False, out: Out = None) -> None:
+def train(context: typer.Context, samples: Samples = 7, json: Json = False, out: Out = None) -> None:
     """A whole training step of rm2 beside a PyTorch DLRM at equal math."""
     from hotrow.bench import Settings, bench_train
 
-    _finish(bench_train(Settings(num_samples=samples, warm_up=1), progress=_progress), json, out)
+    _finish(context, bench_train(Settings(num_samples=samples, warm_up=1), progress=_progress), json, out)
 
 
 @app.command(epilog="Example: hotrow bench loader runs/prepared --json")
 def loader(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="A folder that hotrow prepare wrote.")],
     recipe: Annotated[
         str, typer.Option("--recipe", help="Recipe or configuration whose trainer consumes.")
@@ -79,11 +105,17 @@ def loader(
     """Samples per second of the loader alone, beside what the trainer consumes."""
     from hotrow.bench import Settings, bench_loader
 
-    _finish(bench_loader(data, recipe, Settings(num_samples=samples, min_seconds=0.0, warm_up=1)), json, out)
+    _finish(
+        context,
+        bench_loader(data, recipe, Settings(num_samples=samples, min_seconds=0.0, warm_up=1)),
+        json,
+        out,
+    )
 
 
 @app.command(epilog="Example: hotrow bench quality runs/prepared --log runs/quality.jsonl")
 def quality(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Complete Journey as hotrow prepare wrote it.")],
     log: Annotated[Path, typer.Option("--log", help="JSON lines; runs found there are not repeated.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each side, seeds 0, 1, ...")] = 3,
@@ -103,11 +135,12 @@ def quality(
     document = bench_quality(
         data, log, seeds=range(seeds), split=split, side=side, recipe=recipe, progress=_progress
     )
-    _finish(document, json, out)
+    _finish(context, document, json, out)
 
 
 @app.command(epilog="Example: hotrow bench profile --traces traces --json")
 def profile(
+    context: typer.Context,
     traces: Annotated[
         Path | None, typer.Option("--traces", help="Folder of the recorded traces, for accuracy.")
     ] = None,
@@ -128,11 +161,12 @@ def profile(
     document = bench_profile(
         traces=traces, journey=journey, with_speed=speed, with_large=large, progress=_progress
     )
-    _finish(document, json, out)
+    _finish(context, document, json, out)
 
 
 @app.command(epilog="Example: hotrow bench store --dir /fast-disk/bench --json")
 def store(
+    context: typer.Context,
     directory: Annotated[
         Path, typer.Option("--dir", help="A new directory on the disk to measure; removed afterwards.")
     ],
@@ -159,11 +193,12 @@ def store(
         document = bench_store(STORE_CASES[case], directory, settings, with_mmap=mmap, progress=_progress)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    _finish(document, json, out)
+    _finish(context, document, json, out)
 
 
 @app.command(epilog="Example: hotrow bench plan --dir /fast-disk/bench --json")
 def plan(
+    context: typer.Context,
     directory: Annotated[
         Path, typer.Option("--dir", help="A new directory on the disk to measure; removed afterwards.")
     ],
@@ -175,7 +210,10 @@ def plan(
         typer.Option("--budget", help="A share, as 0.1; may be repeated. Default: the grid's."),
     ] = None,
     hardware: Annotated[
-        Path | None, typer.Option(help="What hotrow probe wrote; by default measured now, for a minute.")
+        Path | None,
+        typer.Option(
+            help="What hotrow probe wrote; by default measured anew before each model, for a minute."
+        ),
     ] = None,
     traces: Annotated[
         Path | None, typer.Option("--traces", help="Folder of the recorded traces, for meta-medium.")
@@ -202,7 +240,6 @@ def plan(
     from hotrow.errors import ConfigError
     from hotrow.kernels import keep_freed_memory
     from hotrow.measurements import Hardware
-    from hotrow.planning import probe
 
     foreign = [name for name in case or [] if name not in PLAN_CASES]
     if foreign:
@@ -215,7 +252,7 @@ def plan(
     keep_freed_memory()
     directory.mkdir(parents=True)
     try:
-        measured = Hardware.load(hardware) if hardware else probe(directory, progress=_progress)
+        measured = Hardware.load(hardware) if hardware else None
         budgets = {"budgets": tuple(budget)} if budget else {}
         document = bench_plan(
             cases, measured, directory, traces=traces, journey=journey, with_rules=rules, progress=_progress, **budgets
@@ -234,4 +271,4 @@ def plan(
             document["bounds"] += more["bounds"]
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    _finish(document, json, out)
+    _finish(context, document, json, out)

@@ -1,0 +1,112 @@
+"""Plans of one model that take turns, so that what disturbs the machine hits all of them.
+
+A turn begins and ends with nothing on its way: what a plan announced ahead would be read in the turn of the next, which
+would pay for it. So look-ahead fills up in steps that do not count, and what was announced is used up before the end.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hotrow.bench.plan_cases import MAX_LOSS, STEPS_IN_TURN
+from hotrow.bench.plan_models import Model, Run
+from hotrow.errors import BudgetTooSmall
+from hotrow.plans import Plan
+
+MIN_TURNS = 3
+
+
+def run_plans(
+    model: Model, plans: Mapping[str, Plan], ours: str, base: Path, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Steps of every plan, after each has warmed up: seconds of steps, parts, and what they moved.
+
+    ratio: of the time of another plan's turns over ours, the median. Of many noisy readings the smallest is mostly
+    noise: a plan that seems faster than ours by more than MAX_LOSS takes more turns with ours, and those count for it.
+    """
+    runs, found = dict[str, Run](), dict[str, dict[str, Any]]()
+    try:
+        for name, chosen in plans.items():
+            try:
+                runs[name] = Run(model, chosen, folder / f"rows-{len(runs)}", base)
+                num_warm_up = runs[name].warm_up()
+            except BudgetTooSmall as error:
+                found[name] = {"refused": str(error)}
+                run = runs.pop(name, None)
+                if run is not None:
+                    run.close()
+                continue
+            found[name] = {"before": _counters(runs[name]), "warm_up_steps": num_warm_up}
+        num_turns = model.case.num_steps // STEPS_IN_TURN * (2 if len(runs) > 1 else 1)
+        ratios = take_turns(runs, ours, num_turns, model.case.max_seconds)
+        if faster := [name for name, ratio in ratios.items() if ratio < 1 - MAX_LOSS]:
+            anew = {name: run for name, run in runs.items() if name == ours or name in faster}
+            ratios |= take_turns(anew, ours, 2 * num_turns, 4 * model.case.max_seconds)
+        for name, run in runs.items():
+            found[name] |= _moved(run, found[name].pop("before"))
+            found[name] |= {"ratio": ratios[name], "is_anew": name in faster} if name in ratios else {}
+    finally:
+        for run in runs.values():
+            run.close()
+    return found
+
+
+def take_turns(runs: Mapping[str, Run], ours: str, most: int, max_seconds: float) -> dict[str, float]:
+    """Of every other run the median over turns of its seconds over ours.
+
+    most: turns; fewer once they last max_seconds a run, but MIN_TURNS at least.
+    """
+    begin, turns = time.perf_counter(), dict[str, list[float]]()
+    for number in range(max(most, MIN_TURNS)):
+        if number >= MIN_TURNS and time.perf_counter() - begin > max_seconds * len(runs):
+            break
+        for name, run in runs.items():
+            turns.setdefault(name, []).append(sum(run.turn(STEPS_IN_TURN)))
+    return {
+        name: round(ratio_of_turns(seconds, turns[ours]), 4)
+        for name, seconds in turns.items()
+        if name != ours and ours in turns
+    }
+
+
+def ratio_of_turns(others: Sequence[float], ours: Sequence[float]) -> float:
+    """Median over turns of the ratio of their seconds."""
+    return statistics.median(other / own for other, own in zip(others, ours))
+
+
+def _counters(run: Run) -> dict[str, Any]:
+    return {"stats": run.rows.storage_stats(), "rows": run.rows.rows_read(), "steps": run.num_steps}
+
+
+def _moved(run: Run, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Per step, of those that count and those between them."""
+    after = _counters(run)
+    count = after["steps"] - before["steps"]
+    names = (
+        "rows_fetched",
+        "rows_written_back",
+        "pages_read",
+        "read_requests",
+        "read_bytes",
+        "append_bytes",
+        "compaction_bytes",
+    )
+    stats = {
+        name: (after["stats"][name] - before["stats"][name]) / count
+        for name in names
+        if name in after["stats"]
+    }
+    rows = {table: (after["rows"][table] - before["rows"][table]) / count for table in after["rows"]}
+    return {
+        "steps": list(run.times.steps),
+        "parts": run.times.parts(),
+        "moved": stats,
+        "num_runs": after["stats"].get("num_runs", 0),
+        "rows_read": rows,
+        "is_tiered": run.is_tiered,
+        "slots": run.slots(),
+    }
