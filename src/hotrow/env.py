@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hotrow.errors import ConfigError
@@ -68,3 +70,17 @@ def hardware_file() -> Path:
     if named:
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hotrow" / "hardware.json"
+
+
+@contextmanager
+def hardware_file_is(path: Path) -> Iterator[None]:
+    """Meanwhile ``HOTROW_HARDWARE`` names this file."""
+    before = os.environ.get("HOTROW_HARDWARE")
+    os.environ["HOTROW_HARDWARE"] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HOTROW_HARDWARE"]
+        else:
+            os.environ["HOTROW_HARDWARE"] = before

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hotrow import env
 from hotrow.measurements import Hardware
 from hotrow.planning import probe
-
-_VARIABLE = "HOTROW_HARDWARE"
 
 
 @contextmanager
@@ -25,17 +23,13 @@ def measured_machine(
     if given is None:
         progress("probing this machine, for a minute")
     hardware = given or probe(directory, progress=progress)
-    path, before = directory / "hardware.json", os.environ.get(_VARIABLE)
+    path = directory / "hardware.json"
     hardware.save(path)
-    os.environ[_VARIABLE] = str(path)
     try:
-        yield hardware
+        with env.hardware_file_is(path):
+            yield hardware
     finally:
         path.unlink()
-        if before is None:
-            del os.environ[_VARIABLE]
-        else:
-            os.environ[_VARIABLE] = before
 
 
 def facts_of_machine(hardware: Hardware) -> dict[str, Any]:
