@@ -111,7 +111,6 @@ def test_rows_that_come_once_come_once(tmp_path: Path) -> None:
 
 
 def test_a_contest_interleaves_processes_and_compares_them(tmp_path: Path) -> None:
-    cached_embeddings.EMPTY.write_batches(tmp_path / "empty.bin", 16)
     contest = Contest(
         module="hotrow.reproduce.cached_embeddings",
         kinds=("empty", "empty@2"),
@@ -120,6 +119,7 @@ def test_a_contest_interleaves_processes_and_compares_them(tmp_path: Path) -> No
         num_steps=1,
         num_samples=2,
     )
+    cached_embeddings.EMPTY.write_batches(tmp_path / "empty.bin", contest.num_batches)
     lines: list[str] = []
     samples = contest.run(lines.append)
     assert [len(found) for found in samples.values()] == [2, 2] and lines[-1] == "sample 2 of 2"

@@ -19,6 +19,7 @@ from hotrow.bench.report import lines, markdown, write_markdown
 from hotrow.bench.store import bench_store
 from hotrow.bench.store_cases import STORE_CASES
 from hotrow.bench.train import bench_train
+from hotrow.bench.turns import steps_in_turn, timed_turn
 
 __all__ = [
     "BOUNDS",
@@ -55,5 +56,7 @@ __all__ = [
     "markdown",
     "measure_pair",
     "select",
+    "steps_in_turn",
+    "timed_turn",
     "write_markdown",
 ]

@@ -1,7 +1,6 @@
 """Plans of one model that take turns, so that what disturbs the machine hits all of them.
 
-A turn begins and ends with nothing on its way: what a plan announced ahead would be read in the turn of the next, which
-would pay for it. So look-ahead fills up in steps that do not count, and what was announced is used up before the end.
+A turn begins and ends with nothing on its way, as ``turns`` has it.
 """
 
 from __future__ import annotations

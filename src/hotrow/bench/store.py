@@ -30,6 +30,7 @@ from hotrow.bench.store_cases import (
     MIN_SCAN_RATIO,
     StoreCase,
 )
+from hotrow.bench.turns import steps_in_turn
 from hotrow.errors import ConfigError, StorageError
 from hotrow.kernels import active_level, load_native
 
@@ -110,7 +111,8 @@ def _write_rate(path: Path) -> float:
 
 def _prepare(case: StoreCase, directory: Path, settings: Settings, with_mmap: bool) -> None:
     """Batches and tables, written by a process that ends, so that nothing of it stays."""
-    steps = case.warm_up + case.num_steps * (settings.num_samples + 1) + case.look_ahead + 2
+    turns = steps_in_turn(case.num_steps, case.look_ahead) * (settings.num_samples + 1)
+    steps = steps_in_turn(case.warm_up, case.look_ahead) + turns
     lines = [
         "from pathlib import Path; from hotrow.bench.store_cases import STORE_CASES",
         "from hotrow.bench.store_child import materialise, write_batches, write_mapped",
@@ -168,7 +170,8 @@ def _check_equal(children: dict[str, Child], case: StoreCase) -> None:
 def _samples(
     children: dict[str, Child], case: StoreCase, settings: Settings, progress: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Interleaved samples of ``case.num_steps`` steps; per kind what one step took, read and wrote."""
+    """Interleaved turns; per kind what one step took, read and wrote."""
+    count = steps_in_turn(case.num_steps, case.look_ahead)
     before = {kind: child.ask("run 0")["stats"] for kind, child in children.items()}
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in children}
     for number in range(settings.num_samples):
@@ -176,7 +179,7 @@ def _samples(
         for kind, child in children.items():
             answer = child.ask(f"run {case.num_steps}")
             now = answer["stats"]
-            moved = {name: (now[name] - before[kind][name]) / case.num_steps for name in now}
+            moved = {name: (now[name] - before[kind][name]) / count for name in now}
             found[kind].append({"seconds": answer["seconds"] / case.num_steps, **moved})
             before[kind] = now
     return found

@@ -1,7 +1,7 @@
 """One contestant of ``hotrow bench store`` in a process of its own, so that its memory can be limited and measured.
 
-Commands come as lines on stdin, answers go as JSON lines to stdout: ``build`` makes the tables, ``run N`` makes N steps
-and says how long they took, ``checksum`` digests the rows of the first batches' ids, ``end`` ends.
+Commands come as lines on stdin, answers go as JSON lines to stdout: ``build`` makes the tables, ``run N`` makes a turn
+and says how long N steps of it took, ``checksum`` digests the rows of the first batches' ids, ``end`` ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from hotrow.bench.inputs import draw_places, zipf_heat
 from hotrow.bench.store_cases import OPTIMIZER, STORE_CASES, StoreCase
+from hotrow.bench.turns import timed_turn
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.jagged import KeyedJaggedTensor
 from hotrow.kernels import keep_freed_memory
@@ -153,15 +153,20 @@ class Contestant:
         self._announces = kind == "ssd" and case.look_ahead > 0
 
     def run(self, num_steps: int) -> float:
-        """Seconds of ``num_steps`` steps."""
-        begin = time.perf_counter()
-        for _ in range(num_steps):
-            while len(self._window) < 1 + (self.case.look_ahead if self._announces else 0):
-                batch = self._batches.next()
-                self._window.append(self.collection.prefetch(batch) if self._announces else batch)
-            pooled: Any = self.collection(self._window.pop(0)).values()
-            pooled.backward(self._grad)
-        return time.perf_counter() - begin
+        """Seconds of ``num_steps`` steps of a turn."""
+        return timed_turn(self._step, num_steps, self.case.look_ahead)
+
+    def _step(self, announces: bool) -> None:
+        while announces and len(self._window) < 1 + (self.case.look_ahead if self._announces else 0):
+            self._announce()
+        if not self._window:
+            self._announce()
+        pooled: Any = self.collection(self._window.pop(0)).values()
+        pooled.backward(self._grad)
+
+    def _announce(self) -> None:
+        batch = self._batches.next()
+        self._window.append(self.collection.prefetch(batch) if self._announces else batch)
 
     def stats(self) -> dict[str, int]:
         return self.collection.storage_stats()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hotrow.bench import Spread
+from hotrow.bench import Spread, steps_in_turn
 from hotrow.embedding import EmbeddingBagCollection
 from hotrow.errors import ConfigError
 from hotrow.plans import Plan
 from hotrow.reproduce.contest import Contest, Sample, mean, ratio, seconds, start
 from hotrow.reproduce.outcome import Experiment, Finding, Outcome, Progress, Verdict
 from hotrow.reproduce.steps import Steps
-from hotrow.reproduce.workload import OPTIMIZER, Table, Workload
+from hotrow.reproduce.workload import LOOK_AHEAD, OPTIMIZER, Table, Workload
 from hotrow.storage import choose_plan
 
 CLAIMED = 1.32
@@ -21,7 +21,6 @@ BUDGETS = (10, 25)
 """DRAM for rows and state, percent of their bytes."""
 SLACK_BYTES = 64 << 20
 """On top of that and of what the process takes without rows, for every contestant: what batches and files need."""
-LOOK_AHEAD = 2
 WORKLOAD = Workload(
     tables=tuple(Table(num_rows=200_000, ids_per_bag=1, exponent=1.05, is_scrambled=True) for _ in range(8)),
     embedding_dim=128,
@@ -68,7 +67,7 @@ def run(directory: Path, progress: Progress) -> Outcome:
     )
     progress("writing tables and batches")
     WORKLOAD.write_batches(directory / "batches.bin", contest.num_batches)
-    EMPTY.write_batches(directory / "empty.bin", 8)
+    EMPTY.write_batches(directory / "empty.bin", steps_in_turn(NUM_STEPS, LOOK_AHEAD))
     WORKLOAD.write_rows(directory / "all")
     base_bytes = _base_bytes(directory)
     found: dict[int, dict[str, list[Sample]]] = {}
@@ -92,7 +91,7 @@ def _base_bytes(directory: Path) -> int:
     """What a process takes for the same steps with tables of one row."""
     process = start(__name__, "empty", directory)
     try:
-        process.ask("run 4")
+        process.ask(f"run {NUM_STEPS}")
         return int(process.ask("memory")["peak_bytes"])
     finally:
         process.end()

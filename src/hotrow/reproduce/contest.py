@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotrow.bench import Child, MemoryGroup, Spread
+from hotrow.bench import Child, MemoryGroup, Spread, steps_in_turn
 from hotrow.errors import ConfigError
 from hotrow.reproduce.outcome import Progress
+from hotrow.reproduce.workload import LOOK_AHEAD
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Contest:
 
     @property
     def num_batches(self) -> int:
-        """Batches that a contestant goes through, with some to look ahead."""
-        return self.warm_up + self.num_steps * self.num_samples + 8
+        """Batches that a contestant goes through."""
+        turns = steps_in_turn(self.num_steps, LOOK_AHEAD) * self.num_samples
+        return steps_in_turn(self.warm_up, LOOK_AHEAD) + turns
 
     def run(self, progress: Progress) -> dict[str, list[Sample]]:
         """Samples of each contestant, A B C A B C. Raises ConfigError if their rows differ in the end, or no memory
@@ -55,13 +57,14 @@ class Contest:
                 process.ask(f"run {self.warm_up}")
             before = {process.kind: process.ask("run 0")["stats"] for process in processes}
             samples: dict[str, list[Sample]] = {kind: [] for kind in self.kinds}
+            count = steps_in_turn(self.num_steps, LOOK_AHEAD)
             for number in range(self.num_samples):
                 progress(f"sample {number + 1} of {self.num_samples}")
                 for process in processes:
                     found = process.ask(f"run {self.num_steps}")
                     stats, earlier = found["stats"], before[process.kind]
                     before[process.kind] = stats
-                    moved = {name: (stats[name] - earlier[name]) / self.num_steps for name in stats}
+                    moved = {name: (stats[name] - earlier[name]) / count for name in stats}
                     samples[process.kind].append(Sample(found["seconds"] / self.num_steps, moved))
             _check_equal(processes)
         return samples

@@ -14,17 +14,16 @@ from hotrow.plans import Plan
 from hotrow.reproduce.contest import Contest, Sample, mean, ratio, seconds
 from hotrow.reproduce.outcome import Experiment, Finding, Outcome, Progress, Verdict
 from hotrow.reproduce.steps import Steps
-from hotrow.reproduce.workload import OPTIMIZER, SEED, Table, Workload
+from hotrow.reproduce.workload import LOOK_AHEAD, OPTIMIZER, SEED, Table, Workload
 from hotrow.storage import choose_plan
 
 GAIN = 1.05
 """A part contributes if steps without it take this much longer."""
 BUDGET_PERCENT = 10
-LOOK_AHEAD = 2
 HIDDEN = (512, 256)
 PIECE_ROWS = 1024
 """Large enough that more calls cost next to nothing: what is lost is that rows of a page meet."""
-WARM_UP, NUM_STEPS, NUM_SAMPLES = 64, 8, 7
+WARM_UP, NUM_STEPS, NUM_SAMPLES = 48, 8, 7
 WORKLOAD = Workload(
     tables=(
         Table(num_rows=400_000, ids_per_bag=8, exponent=1.05),

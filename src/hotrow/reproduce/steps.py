@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from hotrow.bench import timed_turn
 from hotrow.embedding import EmbeddingBagCollection
-from hotrow.reproduce.workload import SEED, Workload
+from hotrow.reproduce.workload import LOOK_AHEAD, SEED, Workload
 
 
 class Steps:
     """Forward, a dense part if ``hidden`` says so, backward and update, batch after batch.
 
-    look_ahead: batches announced before they are trained. hidden: widths of the dense part's layers; without any the
-    pooled rows get a fixed gradient.
+    look_ahead: batches announced before they are trained, LOOK_AHEAD at most. hidden: widths of the dense part's
+    layers; without any the pooled rows get a fixed gradient.
     """
 
     def __init__(
@@ -39,19 +39,24 @@ class Steps:
         self._dense = _dense(width, hidden)
 
     def run(self, num_steps: int) -> float:
-        """Seconds of ``num_steps`` steps."""
-        begin = time.perf_counter()
-        for _ in range(num_steps):
-            while len(self._known) <= self._look_ahead:
-                batch = self._workload.batch(self._path, self._next)
-                self._known.append(self.collection.prefetch(batch) if self._look_ahead else batch)
-                self._next += 1
-            pooled: Any = self.collection(self._known.popleft()).values()
-            if self._dense is None:
-                pooled.backward(self._grad)
-            else:
-                self._dense(pooled).square().mean().backward()
-        return time.perf_counter() - begin
+        """Seconds of ``num_steps`` steps of a turn."""
+        return timed_turn(self._step, num_steps, LOOK_AHEAD)
+
+    def _step(self, announces: bool) -> None:
+        while announces and len(self._known) <= self._look_ahead:
+            self._announce()
+        if not self._known:
+            self._announce()
+        pooled: Any = self.collection(self._known.popleft()).values()
+        if self._dense is None:
+            pooled.backward(self._grad)
+        else:
+            self._dense(pooled).square().mean().backward()
+
+    def _announce(self) -> None:
+        batch = self._workload.batch(self._path, self._next)
+        self._known.append(self.collection.prefetch(batch) if self._look_ahead else batch)
+        self._next += 1
 
     def checksum(self) -> float:
         """Of the pooled rows of the first batch as they are now."""

@@ -23,6 +23,8 @@ from hotrow.plans import Plan
 
 OPTIMIZER = RowWiseAdagrad(lr=0.01)
 SEED = 20240611
+LOOK_AHEAD = 2
+"""Batches announced before they are trained, by contestants that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
