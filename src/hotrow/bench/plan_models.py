@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hotrow.bench.inputs import draw_places, read_trace, zipf_heat
-from hotrow.bench.plan_cases import DENSE_WIDTHS, LOOK_AHEAD, OPTIMIZER, PlanCase
+from hotrow.bench.plan_cases import (
+    DENSE_WIDTHS,
+    LOOK_AHEAD,
+    MIN_TURNS,
+    OPTIMIZER,
+    STEPS_IN_TURN,
+    PlanCase,
+)
+from hotrow.bench.turns import steps_in_turn
 from hotrow.core import EmbeddingBagConfig
 from hotrow.data import Loader
 from hotrow.embedding import EmbeddingBagCollection
@@ -29,9 +37,8 @@ from hotrow.training import PartTimes
 
 MATERIALISING_BYTES = 64 << 20
 """Of each table's cache while rows are written: what gives large buffers."""
-STEPS_PER_COUNTED = 3
-"""Batches made for each step that counts: plans beside others take twice as many, and each turn begins and ends with
-some that do not count. Where even those are used up, batches come again."""
+MAX_TURNS_OF = 4
+"""Of as many steps as count, so many times at most: plans beside others, opened once more, take four times as many."""
 
 
 @dataclass(eq=False)
@@ -52,8 +59,10 @@ class Model:
 
 
 def make_model(case: PlanCase, traces: Path | None, journey: Path | None) -> Model:
-    """Raises ConfigError if the model's recorded trace or data is not given."""
-    count = case.profile_steps + case.warm_up_steps + STEPS_PER_COUNTED * case.num_steps + LOOK_AHEAD
+    """Raises ConfigError if the model's recorded trace or data is not given, or too short: no batch comes twice."""
+    turns = max(MIN_TURNS, MAX_TURNS_OF * case.num_steps // STEPS_IN_TURN)
+    steps = steps_in_turn(STEPS_IN_TURN, LOOK_AHEAD) * turns
+    count = case.profile_steps + case.warm_up_steps + LOOK_AHEAD + steps
     if case.journey:
         return _journey(case, journey, count)
     ids = [_table_ids(case, index, count, traces) for index in range(len(case.tables))]
@@ -74,6 +83,10 @@ def _table_ids(case: PlanCase, index: int, count: int, traces: Path | None) -> T
         if traces is None:
             raise ConfigError(f"bench: {case.name} reads a recorded trace; give its folder with --traces")
         trace = read_trace(traces / f"{case.trace}.npz", table.num_rows)
+        if count * per_step > trace.size:
+            raise ConfigError(
+                f"bench: {case.name} needs {count * per_step} ids, {case.trace} has {trace.size}"
+            )
         begin = index * (trace.size // len(case.tables))
         ids = np.take(trace, np.arange(begin, begin + count * per_step), mode="wrap")
     else:
@@ -93,6 +106,10 @@ def _journey(case: PlanCase, directory: Path | None, count: int) -> Model:
     values, _ = read_recipe("complete-journey")
     dim = int(values["embeddings"]["dim"])
     batches = [batch.sparse for batch, _ in zip(loader, range(count))]
+    if len(batches) < count:
+        raise ConfigError(
+            f"bench: {case.name} needs {count} batches of {case.batch_size}, there are {len(batches)}"
+        )
     rows = {feature.name: feature.num_rows for feature in loader.dataset.manifest.features}
     keys: list[str] = batches[0].keys()
     tables = [
@@ -143,13 +160,9 @@ class Run:
         self._optimizer = torch.optim.SGD(self.dense.parameters(), lr=0.01)
         generator = torch.Generator().manual_seed(model.case.seed)
         self._labels = torch.randint(0, 2, (model.case.batch_size, 1), generator=generator).float()
-        self._batches = self._endless(model.trained)
+        self._batches = iter(model.trained)
         self._window: deque[Any] = deque()
         self.num_steps = 0
-
-    def _endless(self, batches: Sequence[KeyedJaggedTensor]) -> Iterator[KeyedJaggedTensor]:
-        while True:
-            yield from batches
 
     def _fill(self) -> None:
         """Announce as many batches as look-ahead has."""

@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hotrow.bench.plan_cases import MAX_LOSS, STEPS_IN_TURN
+from hotrow.bench.plan_cases import MAX_LOSS, MIN_TURNS, STEPS_IN_TURN
 from hotrow.bench.plan_models import Model, Run
 from hotrow.errors import BudgetTooSmall
 from hotrow.plans import Plan
-
-MIN_TURNS = 3
 
 
 def run_plans(
@@ -25,8 +23,22 @@ def run_plans(
     """Steps of every plan, after each has warmed up: seconds of steps, parts, and what they moved.
 
     ratio: of the time of another plan's turns over ours, the median. Of many noisy readings the smallest is mostly
-    noise: a plan that seems faster than ours by more than MAX_LOSS takes more turns with ours, and those count for it.
+    noise: a plan that seems faster than ours by more than MAX_LOSS is opened once more with ours, both take twice as
+    many turns, and those count for it.
     """
+    num_turns = model.case.num_steps // STEPS_IN_TURN * (2 if len(plans) > 1 else 1)
+    found = _run_together(model, plans, ours, base, folder, num_turns)
+    faster = [name for name, of in found.items() if of.get("ratio", 1.0) < 1 - MAX_LOSS]
+    if faster:
+        those = {name: plans[name] for name in (ours, *faster)}
+        again = _run_together(model, those, ours, base, folder, 2 * num_turns)
+        found |= {name: again[name] | {"is_anew": True} for name in faster}
+    return found
+
+
+def _run_together(
+    model: Model, plans: Mapping[str, Plan], ours: str, base: Path, folder: Path, num_turns: int
+) -> dict[str, dict[str, Any]]:
     runs, found = dict[str, Run](), dict[str, dict[str, Any]]()
     try:
         for name, chosen in plans.items():
@@ -40,14 +52,10 @@ def run_plans(
                     run.close()
                 continue
             found[name] = {"before": _counters(runs[name]), "warm_up_steps": num_warm_up}
-        num_turns = model.case.num_steps // STEPS_IN_TURN * (2 if len(runs) > 1 else 1)
         ratios = take_turns(runs, ours, num_turns, model.case.max_seconds)
-        if faster := [name for name, ratio in ratios.items() if ratio < 1 - MAX_LOSS]:
-            anew = {name: run for name, run in runs.items() if name == ours or name in faster}
-            ratios |= take_turns(anew, ours, 2 * num_turns, 4 * model.case.max_seconds)
         for name, run in runs.items():
-            found[name] |= _moved(run, found[name].pop("before"))
-            found[name] |= {"ratio": ratios[name], "is_anew": name in faster} if name in ratios else {}
+            found[name] |= _moved(run, found[name].pop("before")) | {"is_anew": False}
+            found[name] |= {"ratio": ratios[name]} if name in ratios else {}
     finally:
         for run in runs.values():
             run.close()

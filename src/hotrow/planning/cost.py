@@ -113,9 +113,10 @@ def pack_seconds(load: TableLoad, rates: HardwareRates) -> Count:
 
 
 def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    """Requests, as many at a time as there are buffers for, slowed down by rows that are written meanwhile."""
+    """Requests, as many at a time as there are buffers for, slowed down by what is written and merged meanwhile."""
     reads = load.bytes_read * rates.read_byte + load.requests_read * rates.read_request
-    return reads * rates.read_slower + load.rows_written * load.record_bytes * rates.read_beside
+    beside = load.rows_written * load.record_bytes * rates.read_beside
+    return reads * rates.read_slower + beside * rates.write_slower
 
 
 def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
@@ -148,13 +149,7 @@ def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
         return (Form((1.0, 0.0, 0.0, 1.0, 0.0), foreground, "foreground"),)
     of_read, of_write, each = rates.read_cpu_share, rates.write_cpu_share, 1.0 / rates.num_cores
     lost, lost_beside_reads = rates.contention, float(rates.read_contention(fixed.batch_size))
-    beside = (
-        1.0,
-        lost,
-        lost_beside_reads,
-        1.0,
-        0.0,
-    )  # the threads that write are at work while rows are read
+    beside = (1.0, lost, lost_beside_reads, 1.0, 0.0)  # who writes is at work while rows are read
     at_least = (1.0, each, each * of_read, 1.0, each * of_write)
     return (
         Form(beside, foreground + lost * rates.tiered_calls, "foreground"),

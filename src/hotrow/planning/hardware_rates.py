@@ -80,13 +80,13 @@ class HardwareRates:
     spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
     slots, and miss, of a row that another has to go for; arrive by bytes of a record (a row that was read goes into its
     slot) and pack (one that is given to the write buffer). Disk: read_byte, and read_request of each read, of many
-    at a time; read_beside: what a byte of a record that is written adds; bursts: of so many reads together, a
-    read. Writer: write_row, compaction included. Of the seconds of reading and of writing read_cpu_share and
-    write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one layer in torch, forward, backward
-    and update. contention: seconds that the foreground loses for one that another thread takes of a core;
-    read_contention: for one in which rows are read and others written out, by samples of a batch. Of a plan
-    (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all tables
-    together. gap_bytes: between two pages that are read together.
+    at a time; read_beside: what a byte of a record that is written adds behind the usual buffers; bursts: of so
+    many reads together, a read. Writer: write_row, compaction included. Of the seconds of reading and of writing
+    read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one layer in
+    torch, forward, backward and update. contention: seconds that the foreground loses for one that another thread
+    takes of a core; read_contention: for one in which rows are read and others written out, by samples of a batch. Of
+    a plan (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all
+    tables together. gap_bytes: between two pages that are read together.
     """
 
     num_cores: int
@@ -315,11 +315,13 @@ def _reads(hardware: Hardware) -> tuple[float, float]:
 
 
 def _read_beside(hardware: Hardware) -> float:
-    """Seconds that reads take longer for a byte of a record that is written meanwhile, over all sizes."""
-    found = _by_record(hardware, "exchange")
-    sizes = np.array(list(found))
-    more = np.array(list(found.values())) * 1e-9
-    return max(0.0, float(sizes @ more / (sizes @ sizes)))
+    """Seconds that reads take longer for a byte of a record that is written meanwhile, with the usual buffers.
+
+    It is measured with small ones, where more is merged: as much more as writing then takes.
+    """
+    small, (share, power) = select(hardware, "exchange")[0], _write_power(hardware)
+    slower = (share / argument_of(small, "buffer_share")) ** power
+    return float(max(0.0, small.value * 1e-9 / argument_of(small, "record_bytes") / slower))
 
 
 def _read_walls(hardware: Hardware) -> dict[float, float]:

@@ -251,11 +251,11 @@ def reference_hardware() -> Hardware:
         add("read wall", "ns", 11e3 + record_bytes, record_bytes=record_bytes, bytes_per_row=4096.0, reads_per_row=1.0,
             rows=512.0)  # fmt: skip
         add("read cpu", "ns", 3e3, record_bytes=record_bytes)
-        add("exchange", "ns", 1e3 + record_bytes, record_bytes=record_bytes)
     for num_bytes in (4096.0, 8192.0, 16384.0, 65536.0):
         for depth, rate in ((1, 12e3), (128, 90e3)):
             add("read", "1/s", rate / (1 + num_bytes / 65536), bytes=num_bytes, queue_depth=depth)
     add("write wall, small buffer", "ns", 3e3, record_bytes=260.0, buffer_share=1 / 256)
+    add("exchange", "ns", 2e3, record_bytes=260.0, buffer_share=1 / 256)
     for reads in (1, 8, 64, 512):
         add("burst", "us", 60.0 + 11 * reads, bytes=4096, reads=float(reads), queue_depth=128)
     for batch in (64.0, 2048.0, 8192.0):

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +36,14 @@ LIVE_BYTES = 96 << 20
 STORE_BUFFERS = Buffers(staging_bytes=512 << 10, write_buffer_bytes=1536 << 10, writer_bytes=128 << 10)
 """Of a store of LIVE_BYTES: a half of the write buffer is to them as at a cache of a tenth of the table."""
 SMALL_LIVE_BYTES = 256 << 20
-SMALL_BUFFERS = Buffers.of(SMALL_LIVE_BYTES // 20)
-"""As behind caches of a twentieth: smaller runs, which are merged more often, written and read in smaller pieces."""
+SMALL_BUFFERS = replace(Buffers.of(SMALL_LIVE_BYTES // 20), staging_bytes=STORE_BUFFERS.staging_bytes)
+"""On the way out as behind caches of a twentieth: smaller runs, merged more often, written in smaller pieces."""
 SMALL_RECORD_BYTES = 260
 ROWS_AT_A_TIME = 8192
 FEW_ROWS = 512
 """Of so many rows hardly two are in pages that are read together."""
+EXCHANGED_ROWS = 2048
+"""Read and written in one turn as by a step, until a part of all rows was: what is written is merged meanwhile."""
 NUM_PARTS = 3
 """Of overwriting as many rows as there are."""
 NEEDED_BYTES = SCAN_BYTES + 3 * LIVE_BYTES
@@ -211,16 +214,13 @@ class StoreProbe:
             self.samples.setdefault(what, []).append(value)
 
     def read(self) -> None:
-        """Many rows, a few, and many while others are written."""
-        alone = self._turn(ROWS_AT_A_TIME)
+        """Many rows, and a few at a time."""
+        self._turn(ROWS_AT_A_TIME)
         for _ in range(4):
             self._turn(FEW_ROWS)
-        both = [self.rows.turn(self.rows.draw(), self.rows.draw()).read_wall for _ in range(2)]
-        more = (sum(both) / len(both) - alone) * 1e9 / ROWS_AT_A_TIME
-        self.samples.setdefault("exchange", []).append(more)
 
-    def _turn(self, num_rows: int) -> float:
-        """Seconds of reading so many rows; they are brought to their slots, too."""
+    def _turn(self, num_rows: int) -> None:
+        """Read so many rows; they are brought to their slots, too."""
         before, moves = self.rows.store.stats(), self.rows.draw(num_rows)
         found = self.rows.turn(None, moves)
         after = self.rows.store.stats()
@@ -229,7 +229,6 @@ class StoreProbe:
         kinds = {"read wall": found.read_wall, "read cpu": found.read, "arrive": found.arrive}
         for what, seconds in kinds.items():
             self.samples.setdefault(f"{what} {num_rows}", []).append(seconds * 1e9 / len(moves))
-        return found.read_wall
 
     def close(self) -> None:
         self.rows.store.close()
@@ -250,7 +249,6 @@ class StoreProbe:
         share = STORE_BUFFERS.write_buffer_bytes / LIVE_BYTES
         return [
             *found,
-            measurement("exchange", "ns/row", self.samples["exchange"], **at),
             measurement("write out", "ns/row", later["write out"], **at),
             measurement("written", "bytes/row", later["written"], **at),
             measurement("write wall", "ns/row", later["write wall"], **at, buffer_share=share),
@@ -293,20 +291,41 @@ def _read_contention(rows: RowsOnDisk) -> list[Measurement]:
     return [measurement("read contention", "1", values, **at, batch=b) for b, values in samples.items()]
 
 
-def probe_small_buffers(directory: Path) -> Measurement:
-    """Rows overwritten as by ``StoreProbe`` behind SMALL_BUFFERS."""
+def probe_small_buffers(directory: Path) -> list[Measurement]:
+    """Rows overwritten as by ``StoreProbe`` behind SMALL_BUFFERS; then what reads lose while as many are written."""
     directory.mkdir()
     rows = RowsOnDisk(directory, SMALL_RECORD_BYTES, SMALL_BUFFERS, SMALL_LIVE_BYTES)
     try:
         rows.fill()
         walls = [_overwrite(rows)["write wall"] for _ in range(NUM_PARTS)]
+        more = [_exchange(rows, rows.num_rows // EXCHANGED_ROWS // NUM_PARTS**2) for _ in range(NUM_PARTS)]
     finally:
         rows.store.close()
         shutil.rmtree(directory, ignore_errors=True)
-    share = SMALL_BUFFERS.write_buffer_bytes / SMALL_LIVE_BYTES
-    return measurement(
-        "write wall, small buffer", "ns/row", walls[1:], record_bytes=SMALL_RECORD_BYTES, buffer_share=share
-    )
+    at = {
+        "record_bytes": SMALL_RECORD_BYTES,
+        "buffer_share": SMALL_BUFFERS.write_buffer_bytes / SMALL_LIVE_BYTES,
+    }
+    return [
+        measurement("write wall, small buffer", "ns/row", walls[1:], **at),
+        measurement("exchange", "ns/row", more, **at),
+    ]
+
+
+def _exchange(rows: RowsOnDisk, num_turns: int) -> float:
+    """ns by which a row is read later where as many are written, turn after turn, what is merged for them included."""
+
+    def seconds_of_a_row(writes: bool, num_turns: int) -> float:
+        count, seconds = 0, 0.0
+        for _ in range(num_turns):
+            reads = rows.draw(EXCHANGED_ROWS)
+            count += len(reads)
+            seconds += rows.turn(rows.draw(EXCHANGED_ROWS) if writes else None, reads).read_wall
+        return seconds / count
+
+    rows.store.settle()
+    alone = seconds_of_a_row(False, max(1, num_turns // 2))
+    return (seconds_of_a_row(True, max(1, num_turns)) - alone) * 1e9
 
 
 def _overwrite(rows: RowsOnDisk) -> dict[str, float]:

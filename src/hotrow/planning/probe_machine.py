@@ -85,8 +85,7 @@ def _disk(folder: Path, seconds: float, progress: Say) -> list[Measurement]:
     file.path.unlink()
     progress("disk: rows")
     found += probe_stores(folder, seconds * 0.6)
-    found.append(probe_small_buffers(folder / "rows-small"))
-    return found
+    return found + probe_small_buffers(folder / "rows-small")
 
 
 def _rows(folder: Path, seconds: float, progress: Say) -> list[Measurement]:
