@@ -144,10 +144,12 @@ def test_a_run_of_another_plan_is_said_and_one_of_other_tables_refused(
     write_measured(files / "memory", None, made_plan(made_profile(3)))
     old = json.loads((files / "run" / "measured.json").read_text())
     (files / "old.json").write_text(json.dumps({k: v for k, v in old.items() if k not in ("plan", "tables")}))
+    (files / "batch.json").write_text(json.dumps({**old, "batch_size": 16}))
     for run_dir, remark in (
         ("wider", "ran by another plan"),
         ("memory", "ran without a plan, all rows in memory"),
         ("old.json", "does not say by which plan"),
+        ("batch.json", "the plan was made for batch_size 4096, the run has 16"),
     ):
         out = " ".join(explained(capsys, plan, "--measured", files / run_dir).split())
         assert remark in out and "+12.5 %" not in out and "against predicted" not in out

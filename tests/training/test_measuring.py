@@ -49,6 +49,7 @@ def test_every_part_of_a_run_on_ssd_is_measured_beside_the_prediction(tmp_path: 
         found["parts"][name] > 0 for name in ("load", "translate", "read", "forward", "dense", "update")
     )
     assert found["predicted"]["parts"]["forward"] == 0.001
+    assert found["batch_size"] == 64 and found["look_ahead"] == 2
     assert found["plan"] == {"tables_digest": Plan.load(tmp_path / "plan.json").tables_digest()}
     shapes = {name: (t["num_rows"], t["embedding_dim"]) for name, t in found["tables"].items()}
     plan = Plan.load(tmp_path / "plan.json").tables
@@ -81,6 +82,29 @@ def test_a_plan_that_was_edited_is_measured_alone() -> None:
         found = measured(times, noted, {}, {})
         assert (found["predicted"] is not None) == is_predicted
         assert ("predicted" in dict(comparison_rows(found))["milliseconds"]) == is_predicted
+
+
+@pytest.mark.parametrize(
+    ("notes", "why"),
+    [
+        ({}, ""),
+        ({"objective": "train", "batch_size": 64, "look_ahead": 2}, ""),
+        ({"objective": "serve"}, "the plan was made to serve, these are training steps"),
+        ({"batch_size": 32}, "the plan was made for batch_size 32, the run has 64"),
+        ({"batch_size": 64, "look_ahead": 0}, "the plan was made for look_ahead 0, the run has 2"),
+    ],
+)
+def test_what_was_predicted_of_other_steps_does_not_stand_beside(notes: dict[str, Any], why: str) -> None:
+    from hotrow import EmbeddingBagConfig
+
+    plan = predicted_plan([EmbeddingBagConfig(name="t", num_embeddings=4000, embedding_dim=16)])
+    plan = replace(plan, notes={"planner": plan.notes["planner"] | notes})
+    times = PartTimes(enabled=False)
+    with times.step(), times.span("lookup"):
+        pass
+    found = measured(times, plan, {}, {}, setting={"batch_size": 64, "look_ahead": 2})
+    assert found["not_predicted"] == why and (found["predicted"] is None) == bool(why)
+    assert found["batch_size"] == 64 and (why in dict(comparison_rows(found)).get("predicted", ""))
 
 
 def test_speed_after_a_resume_is_that_of_the_steps_since(

@@ -1,7 +1,9 @@
-"""What ``hotrow bench plan`` measures: models, budgets, batches. Data only, fixed before the code that it judges.
+"""What ``hotrow bench plan`` measures: models, budgets, batches. Data only.
 
-Every model is profiled on its first batches, planned, and trained on later ones with rows on SSD. Nothing is fitted to
-it: what a step takes is predicted from the profile, ``hotrow probe`` of the machine and the plan.
+Every model is profiled on its first batches, planned, and trained on later ones with rows on SSD. No number is fitted
+to it: what a step takes is predicted from the profile, ``hotrow probe`` of the machine and the plan. Which terms the
+cost has was chosen with runs of earlier seeds in view, and sizes were changed so that all budgets can be planned and no
+batch comes twice (docs/log.md): whenever either changes, so does the seed, before any run.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from hotrow.explanation.facts import (
     TableFacts,
     curve_of_places,
     facts_of,
+    made_for_other_steps,
     number,
     read_measured,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "facts_of",
     "fingerprint_pairs",
     "hit_text",
+    "made_for_other_steps",
     "number",
     "plural",
     "price_text",

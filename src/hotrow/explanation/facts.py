@@ -94,7 +94,7 @@ class Measured:
     """What a run measured: seconds of a step (median, low, high; the mean) and of its parts, rows read by table.
 
     Parts are means, and a prediction is of the mean. tables_digest: of the plan that it ran by, empty if there was
-    none. shapes: (rows, dim) of its tables, None in files of before it was written.
+    none. shapes: (rows, dim) of its tables, None in files of before it was written. setting: batch_size and look_ahead.
     """
 
     step_seconds: tuple[float, float, float]
@@ -105,6 +105,7 @@ class Measured:
     source: str = ""
     tables_digest: str = ""
     shapes: Mapping[str, tuple[int, int]] | None = None
+    setting: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,6 +353,11 @@ def read_measured(path: str | Path) -> Measured:
         source=str(path),
         tables_digest=_text(_mapping(value.get("plan")).get(DIGEST_NOTE)),
         shapes=_shapes(value.get("tables")),
+        setting={
+            name: int(found)
+            for name in ("batch_size", "look_ahead")
+            if (found := number(value.get(name))) is not None
+        },
     )
 
 
@@ -392,6 +398,21 @@ def check_measured(plan: Plan, measured: Measured) -> str:
         return f"{where} ran without a plan, all rows in memory: what was measured is not this plan's."
     if measured.tables_digest != plan.tables_digest():
         return f"{where} ran by another plan: what was measured is not this plan's."
+    other = made_for_other_steps(_notes(plan), measured.setting)
+    return f"{where}: {other}: what is predicted is not of those steps." if other else ""
+
+
+def made_for_other_steps(notes: Mapping[str, Any], setting: Mapping[str, int]) -> str:
+    """Why what a planner predicted (its notes) is not of a run's steps, in words; empty if it is, or nobody says.
+
+    setting: batch_size and look_ahead of the run.
+    """
+    if notes.get("objective", "train") != "train":
+        return f"the plan was made to {notes['objective']}, these are training steps"
+    for name, value in setting.items():
+        planned = notes.get(name)
+        if planned is not None and planned != value:
+            return f"the plan was made for {name} {planned}, the run has {value}"
     return ""
 
 

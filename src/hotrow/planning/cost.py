@@ -174,20 +174,24 @@ def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRa
     """Seconds a step by the names that ``hotrow train`` measures.
 
     translate, read and write back are the look-ahead thread's, beside the others; wait: for it, in the foreground.
+    Of what the foreground loses beside it, spread over the step, its parts have their shares.
     """
-    forward, update = (_total(part, loads, rates) for part in (forward_seconds, update_seconds))
-    parts = {
+    resources, forms = sum_resources(loads, rates), step_forms(fixed, rates)
+    step, foreground = step_seconds(resources, forms), resources[0] + resources[3] + fixed.foreground_seconds
+    slower = step / max(step - step_seconds(resources, forms[:1]) + foreground, 1e-12)
+    own = {
         "load": fixed.load_seconds,
+        "forward": _total(forward_seconds, loads, rates),
+        "dense": fixed.dense_seconds,
+        "update": _total(update_seconds, loads, rates),
+        "other": fixed.other_seconds,
+    }
+    return {name: seconds * slower for name, seconds in own.items()} | {
         "translate": _total(translate_seconds, loads, rates),
         "read": _total(arrive_seconds, loads, rates) + _total(read_seconds, loads, rates),
         "write back": _total(pack_seconds, loads, rates),
-        "forward": forward,
-        "dense": fixed.dense_seconds,
-        "update": update,
-        "other": fixed.other_seconds,
+        "wait": max(0.0, step - slower * sum(own.values())),
     }
-    step = step_seconds(sum_resources(loads, rates), step_forms(fixed, rates))
-    return parts | {"wait": max(0.0, step - fixed.foreground_seconds - forward - update)}
 
 
 def _total(part: Callable[..., Count], loads: Sequence[TableLoad], rates: HardwareRates) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 
 from hotrow.core import EmbeddingConfig
 from hotrow.document import write_atomically
+from hotrow.explanation import made_for_other_steps
 from hotrow.plans import DIGEST_NOTE, Plan
 from hotrow.tracing import Tracer
 
@@ -91,15 +92,18 @@ def measured(
     read_before: Mapping[str, int],
     read_after: Mapping[str, int],
     tables: Sequence[EmbeddingConfig] = (),
+    setting: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """``measured.json``: seconds of a step, of its parts, what was predicted, and of which plan and tables.
 
-    predicted is None if the plan does not say, or was edited since its planner said it. read_before, read_after: rows
-    read from SSD by table when the first step began that counts, and in the end.
+    predicted is None if the plan does not say, was edited since its planner said it, or was made for other steps than
+    these: not_predicted has why. setting: batch_size and look_ahead of the run. read_before, read_after: rows read from
+    SSD by table when the first step began that counts, and in the end.
     """
-    steps = sorted(times.steps)
+    steps, setting = sorted(times.steps), setting or {}
     notes = {} if plan is None or plan.is_edited else plan.notes.get("planner", {})
-    predicted = notes.get("predicted") if isinstance(notes, Mapping) else None
+    notes = notes if isinstance(notes, Mapping) else {}
+    predicted, other = notes.get("predicted"), made_for_other_steps(notes, setting)
     low, middle, high = statistics.quantiles(steps, n=4) if len(steps) > 1 else steps * 3 or [0.0] * 3
     return {
         "step_seconds": {
@@ -109,7 +113,9 @@ def measured(
             "mean": statistics.fmean(steps) if steps else 0.0,
         },
         "parts": times.parts(),
-        "predicted": predicted,
+        "predicted": None if other else predicted,
+        "not_predicted": other if predicted else "",
+        **setting,
         "rows_read_per_step": {
             name: (count - read_before.get(name, 0)) / max(1, len(steps))
             for name, count in read_after.items()
@@ -145,4 +151,6 @@ def comparison_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
             text += f"{'-':>13}" if expected is None else f"{expected * 1e3:>13.3f}"
             text += "  beside" if name in BESIDE else ""
         rows.append((name, text))
+    if values.get("not_predicted"):
+        rows.append(("predicted", f"not for these steps: {values['not_predicted']}"))
     return rows

@@ -334,10 +334,15 @@ class Trainer:
                 self._between_steps(window, checkpoints, history)
         model = self.model
         found = measured(
-            self.tracer, model.plan, read_before, model.embeddings.rows_read(), tables=model.tables
+            self.tracer, model.plan, read_before, model.embeddings.rows_read(), model.tables, self._setting()
         )
         save_measured(self.run_dir, found)
         return found
+
+    def _setting(self) -> dict[str, int]:
+        """What predictions of a step depend on beside the plan."""
+        setting = {"batch_size": self.config.training.batch_size}
+        return setting | ({"look_ahead": self.config.storage.look_ahead} if self.model.is_tiered else {})
 
     def _between_steps(self, window: Window, checkpoints: CheckpointDirectory, history: History) -> None:
         config, step = self.config, self.state.step
