@@ -41,13 +41,13 @@ std::span<const T> span_of(uintptr_t address, int64_t count) {
   return {pointer<const T>(address), static_cast<size_t>(count)};
 }
 
-/// (num_rows or 0, is_dense, max_events, batch_size, max_windows)
-using Options = std::tuple<int64_t, bool, int64_t, int64_t, int>;
+/// (num_rows or 0, is_dense, max_events, batch_size, max_windows, max_row_windows)
+using Options = std::tuple<int64_t, bool, int64_t, int64_t, int, int>;
 
 void construct(AccessCounters* self, const std::vector<Options>& tables, int64_t dense_bytes) {
   std::vector<profiling::TableOptions> options;
-  for (const auto& [num_rows, is_dense, max_events, batch_size, max_windows] : tables) {
-    options.push_back({num_rows, is_dense, max_events, batch_size, max_windows});
+  for (const auto& [num_rows, is_dense, max_events, batch_size, max_windows, max_row_windows] : tables) {
+    options.push_back({num_rows, is_dense, max_events, batch_size, max_windows, max_row_windows});
   }
   new (self) AccessCounters(options, dense_bytes);
 }
@@ -56,11 +56,14 @@ void construct(AccessCounters* self, const std::vector<Options>& tables, int64_t
 using Fault = std::optional<std::tuple<int, int64_t, int64_t, int64_t, int64_t>>;
 
 Fault add(AccessCounters& counters, uintptr_t ids, bool ids_are_64_bit, int64_t num_ids, uintptr_t offsets,
-          bool offsets_are_64_bit, int64_t num_samples, const std::vector<int32_t>& tables, int num_threads) {
+          bool offsets_are_64_bit, int64_t num_samples, int64_t num_features,
+          const std::vector<std::pair<int32_t, int32_t>>& readers, int num_threads) {
   const nb::gil_scoped_release release;
+  std::vector<profiling::Reader> reading;
+  for (const auto& [feature, table] : readers) reading.push_back({feature, table});
   const profiling::BatchError error =
       counters.add({pointer<const void>(ids), ids_are_64_bit, num_ids, pointer<const void>(offsets), offsets_are_64_bit,
-                    num_samples, tables},
+                    num_samples, num_features, reading},
                    num_threads);
   if (error.fault == profiling::BatchFault::kNone) return std::nullopt;
   return std::make_tuple(static_cast<int>(error.fault), error.feature, error.sample, error.position, error.value);
@@ -103,6 +106,19 @@ std::pair<Array<uint32_t>, Array<uint64_t>> place_windows(TableCounter& table) {
   const uint64_t* counts = table.windows.counts().data();
   const size_t num_counts = static_cast<size_t>(table.windows.num_windows()) * num_groups;
   return {array_of(std::move(begins)), array_of(std::vector<uint64_t>(counts, counts + num_counts))};
+}
+
+/// Rows in order of their number, and lookups [window * rows + number]; nothing where time is not sampled.
+std::pair<Array<uint32_t>, Array<uint64_t>> row_windows(TableCounter& table) {
+  if (table.row_windows == nullptr) return {array_of(std::vector<uint32_t>()), array_of(std::vector<uint64_t>())};
+  const std::vector<uint32_t>& rows = table.row_windows->rows();
+  const profiling::WindowCounts& windows = table.row_windows->windows();
+  std::vector<uint64_t> counts;
+  for (int window = 0; window < windows.num_windows(); ++window) {
+    const uint64_t* first = windows.counts().data() + static_cast<size_t>(window) * windows.num_groups();
+    counts.insert(counts.end(), first, first + rows.size());
+  }
+  return {array_of(rows), array_of(std::move(counts))};
 }
 
 Array<uint32_t> row_hashes(uintptr_t rows, int64_t count, uint32_t seed) {
@@ -171,6 +187,7 @@ void bind_profiling(nb::module_& m) {
       .def_ro("num_head_sampled", &TableCounter::num_head_sampled)
       .def_ro("row_threshold", &TableCounter::row_threshold)
       .def_ro("time_level", &TableCounter::time_level)
+      .def_ro("samples_per_span", &TableCounter::samples_per_span)
       .def_ro("stamp_bits", &TableCounter::stamp_bits)
       .def_ro("bag_lengths", &TableCounter::bag_lengths)
       .def_ro("long_bags", &TableCounter::long_bags)
@@ -178,6 +195,11 @@ void bind_profiling(nb::module_& m) {
       .def_prop_ro("num_head_waiting", [](const TableCounter& table) { return table.head_sample.size(); })
       .def_prop_ro("samples_per_window", [](const TableCounter& table) { return table.windows.samples_per_window(); })
       .def("place_windows", &place_windows)
+      .def_prop_ro("samples_per_row_window",
+                   [](const TableCounter& table) {
+                     return table.row_windows == nullptr ? 0 : table.row_windows->windows().samples_per_window();
+                   })
+      .def("row_windows", &row_windows)
       .def("follows", &TableCounter::follows, "sample"_a)
       .def("take_counts", &take_counts)
       .def("take_events", &take_events)
@@ -185,7 +207,7 @@ void bind_profiling(nb::module_& m) {
   nb::class_<AccessCounters>(m, "AccessCounters")
       .def("__init__", &construct, "tables"_a, "dense_bytes"_a)
       .def("add", &add, "ids"_a, "ids_are_64_bit"_a, "num_ids"_a, "offsets"_a, "offsets_are_64_bit"_a, "num_samples"_a,
-           "tables"_a, "num_threads"_a)
+           "num_features"_a, "readers"_a, "num_threads"_a)
       .def_prop_ro("num_samples", &AccessCounters::num_samples)
       .def("table", &AccessCounters::table, "index"_a, nb::rv_policy::reference_internal);
   m.def("row_hashes", &row_hashes, "rows"_a, "count"_a, "seed"_a);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "hotrow/pool.h"
 #include "hotrow/profiling.h"
@@ -8,9 +9,8 @@ namespace hotrow::profiling {
 
 namespace {
 
-constexpr int64_t kAhead = 24;              // lookups that are fetched ahead
-constexpr int64_t kMinFollowedRows = 8192;  // below, time is sampled instead of rows
-constexpr uint64_t kBatchesPerSpan = 16;
+constexpr int64_t kAhead = 24;    // lookups that are fetched ahead
+constexpr int64_t kMaxSpans = 8;  // of time, that fill the room for followed lookups
 constexpr size_t kMaxHeadSample = 1 << 22;
 
 template <typename T>
@@ -50,9 +50,8 @@ TableCounter::TableCounter(const TableOptions& options)
       windows(options.num_rows > 0 ? place_group(static_cast<uint32_t>(options.num_rows - 1)) + 1 : kNumGroups,
               options.max_windows),
       options_(options),
-      is_dense_(options.is_dense),
-      samples_per_span_(static_cast<uint64_t>(std::max<int64_t>(options.batch_size, 1)) * kBatchesPerSpan) {
-  events.reserve(static_cast<size_t>(options.max_events));
+      is_dense_(options.is_dense) {
+  events.reserve(static_cast<size_t>(options.max_events) + 1);  // one more makes room
 }
 
 void TableCounter::add(const BatchIds& batch, std::span<const int32_t> features, int64_t first_sample) {
@@ -84,8 +83,9 @@ void TableCounter::add_as(const BatchIds& batch, std::span<const int32_t> featur
 void TableCounter::begin_stretch(int64_t sample) {
   window_ = windows.at(static_cast<uint32_t>(sample));
   is_followed_ = follows(static_cast<uint32_t>(sample));
-  const int64_t per_window = windows.samples_per_window(), per_span = static_cast<int64_t>(samples_per_span_);
-  stretch_end_ = std::min((sample / per_window + 1) * per_window, (sample / per_span + 1) * per_span);
+  const int64_t per_window = windows.samples_per_window();
+  stretch_end_ = (sample / per_window + 1) * per_window;
+  if (time_level > 0) stretch_end_ = std::min(stretch_end_, (sample / samples_per_span + 1) * samples_per_span);
 }
 
 template <typename Id>
@@ -103,7 +103,6 @@ void TableCounter::add_bag(const Id* ids, int64_t num_ids, uint32_t sample, cons
       if (head_sample.size() < kMaxHeadSample) head_sample.push_back(static_cast<uint32_t>(ids[i]));
     }
   }
-  if (!is_followed_) return;
   for (int64_t i = 0; i < num_ids; ++i) {
     const auto row = static_cast<uint32_t>(ids[i]);
     if (row_hash(row) < row_threshold) follow(row, sample);
@@ -139,34 +138,71 @@ void TableCounter::count_bag(int64_t num_ids) {
 }
 
 void TableCounter::follow(uint32_t row, uint32_t sample) {
+  if (row_windows != nullptr) {
+    while (row_windows->is_full()) {
+      follow_fewer_rows();
+      if (row_hash(row) >= row_threshold) return;
+    }
+    row_windows->count(row, sample);
+  }
+  if (!is_followed_) return;
   if (static_cast<int64_t>(events.size()) >= options_.max_events) {
+    events.push_back({row, sample});
     make_room();
+    is_followed_ = follows(sample);
     stretch_end_ = 0;
-    if (row_hash(row) >= row_threshold || !follows(sample)) return;
+    return;
   }
   events.push_back({row, sample});
 }
 
-/// Fewer rows, or where rows are few, less of the time. Waldspurger et al.: Efficient MRC Construction with SHARDS,
-/// FAST 2015, the variant of fixed size.
+/// Where E lookups are followed, of S rows, an eighth of the lookups lies in a span of time, whose first ones of a row
+/// (S at most) have an unknown distance: 8 S / E of them. The error of sampling rows falls as S ^ (-1/2). Both are
+/// alike at about E ^ (2/3) rows.
+int64_t TableCounter::least_followed_rows() const {
+  return static_cast<int64_t>(std::pow(static_cast<double>(options_.max_events) / 4, 2.0 / 3.0));
+}
+
+/// Fewer rows, so that every reuse of the others is seen (Waldspurger et al.: Efficient MRC Construction with SHARDS,
+/// FAST 2015, the variant of fixed size); or where rows are few, less of the time, in a few long spans.
 void TableCounter::make_room() {
   const auto enough = static_cast<size_t>(options_.max_events - options_.max_events / 16);
-  while (events.size() > enough) {
-    if (num_followed_rows() * 3 / 4 >= kMinFollowedRows) {
-      row_threshold = row_threshold / 4 * 3;
+  const int64_t num_samples = int64_t{events.back().sample} + 1;
+  while (events.size() > enough && row_threshold > 1) {
+    const int64_t batches = (num_samples - 1) / std::max<int64_t>(options_.batch_size, 1) + 1;
+    const int64_t spans =
+        time_level == 0 ? std::min(batches, kMaxSpans) : ((num_samples - 1) / samples_per_span >> time_level) + 1;
+    if (num_followed_rows() * 3 / 4 >= least_followed_rows() || spans <= kMaxSpans / 2) {
+      follow_fewer_rows();
     } else {
-      ++time_level;
+      follow_less_time(num_samples);
     }
-    std::erase_if(
-        events, [this](const Event& event) { return row_hash(event.row) >= row_threshold || !follows(event.sample); });
-    if (time_level >= 31) break;
   }
-  if (static_cast<int64_t>(events.size()) >= options_.max_events) events.resize(enough);
+  if (events.size() > enough) events.resize(enough);  // one row at one time
+}
+
+void TableCounter::follow_fewer_rows() {
+  row_threshold -= (row_threshold + 3) / 4;
+  std::erase_if(events, [this](const Event& event) { return row_hash(event.row) >= row_threshold; });
+  if (row_windows != nullptr) row_windows->keep_below(row_threshold);
+}
+
+void TableCounter::follow_less_time(int64_t num_samples) {
+  if (++time_level == 1) {
+    const int64_t batch = std::max<int64_t>(options_.batch_size, 1);
+    samples_per_span = std::max<int64_t>(num_samples / (kMaxSpans * batch), 1) * batch;
+    const int64_t max_rows = std::max(num_followed_rows(), least_followed_rows()) * 5 / 4 + 1;
+    row_windows = std::make_unique<RowWindows>(max_rows, options_.max_row_windows);
+    for (const Event& event : events) row_windows->count(event.row, event.sample);  // nothing was left out until now
+  }
+  std::erase_if(events, [this](const Event& event) { return !follows(event.sample); });
 }
 
 int64_t TableCounter::num_followed_rows() {
-  if (is_dense_)
+  if (row_windows != nullptr) return static_cast<int64_t>(row_windows->rows().size());
+  if (is_dense_) {
     return static_cast<int64_t>(static_cast<double>(num_distinct) * static_cast<double>(row_threshold) / 4294967296.0);
+  }
   std::vector<uint32_t> rows;
   rows.reserve(events.size());
   for (const Event& event : events) rows.push_back(event.row);
@@ -203,15 +239,11 @@ AccessCounters::AccessCounters(std::span<const TableOptions> tables, int64_t den
 }
 
 BatchError AccessCounters::add(const BatchIds& batch, int num_threads) {
-  std::vector<int64_t> largest(batch.tables.size(), -1);
+  std::vector<int64_t> largest(static_cast<size_t>(batch.num_features), -1);
   if (const BatchError error = check(batch, num_threads, largest); error.fault != BatchFault::kNone) return error;
-  make_dense_room(largest, batch.tables);
+  make_dense_room(largest, batch.readers);
   std::vector<std::vector<int32_t>> features(tables_.size());
-  for (size_t feature = 0; feature < batch.tables.size(); ++feature) {
-    if (batch.tables[feature] >= 0) {
-      features[static_cast<size_t>(batch.tables[feature])].push_back(static_cast<int32_t>(feature));
-    }
-  }
+  for (const Reader& reader : batch.readers) features[static_cast<size_t>(reader.table)].push_back(reader.feature);
   parallel_for(num_tables(), num_threads, [&](int64_t index) {
     const auto table = static_cast<size_t>(index);
     if (!features[table].empty()) tables_[table]->add(batch, features[table], num_samples_);
@@ -221,9 +253,16 @@ BatchError AccessCounters::add(const BatchIds& batch, int num_threads) {
 }
 
 BatchError AccessCounters::check(const BatchIds& batch, int num_threads, std::vector<int64_t>& largest) const {
-  const auto num_features = static_cast<int64_t>(batch.tables.size());
-  std::vector<BatchError> errors(batch.tables.size());
-  parallel_for(num_features, num_threads, [&](int64_t feature) {
+  const auto num_features = static_cast<size_t>(batch.num_features);
+  std::vector<BatchError> errors(num_features);
+  std::vector<int64_t> limits(num_features, 0);  // of ids: of the smallest table that reads the feature; 0: none does
+  for (const Reader& reader : batch.readers) {
+    const int64_t num_rows = tables_[static_cast<size_t>(reader.table)]->options().num_rows;
+    const int64_t limit = num_rows > 0 ? num_rows : kMaxRows;
+    int64_t& least = limits[static_cast<size_t>(reader.feature)];
+    least = least == 0 ? limit : std::min(least, limit);
+  }
+  parallel_for(batch.num_features, num_threads, [&](int64_t feature) {
     BatchError& error = errors[static_cast<size_t>(feature)];
     const int64_t first = feature * batch.num_samples, last = first + batch.num_samples;
     int64_t before = feature == 0 ? 0 : offset_at(batch, first);
@@ -233,17 +272,15 @@ BatchError AccessCounters::check(const BatchIds& batch, int num_threads, std::ve
     }
     for (int64_t bag = first + 1; bag <= last; ++bag) {
       const int64_t offset = offset_at(batch, bag);
-      const bool is_end = bag == num_features * batch.num_samples;
+      const bool is_end = bag == batch.num_features * batch.num_samples;
       if (offset < before || offset > batch.num_ids || (is_end && offset != batch.num_ids)) {
         error = {BatchFault::kOffsets, feature, bag - 1 - first, 0, offset};
         return;
       }
       before = offset;
     }
-    const int32_t table = batch.tables[static_cast<size_t>(feature)];
-    if (table < 0) return;
-    const int64_t num_rows = tables_[static_cast<size_t>(table)]->options().num_rows;
-    const int64_t limit = num_rows > 0 ? num_rows : kMaxRows;
+    const int64_t limit = limits[static_cast<size_t>(feature)];
+    if (limit == 0) return;
     const int64_t begin = offset_at(batch, first);
     int64_t& most = largest[static_cast<size_t>(feature)];
     const int64_t at = batch.ids_are_64_bit ? find_outside(as<int64_t>(batch.ids), begin, before, limit, most)
@@ -261,12 +298,11 @@ BatchError AccessCounters::check(const BatchIds& batch, int num_threads, std::ve
 }
 
 /// Tables of unknown size grow by half, so that they seldom do; one that would not fit is not counted row by row.
-void AccessCounters::make_dense_room(const std::vector<int64_t>& largest, std::span<const int32_t> tables) {
-  for (size_t feature = 0; feature < tables.size(); ++feature) {
-    if (tables[feature] < 0) continue;
-    TableCounter& table = *tables_[static_cast<size_t>(tables[feature])];
+void AccessCounters::make_dense_room(const std::vector<int64_t>& largest, std::span<const Reader> readers) {
+  for (const Reader& reader : readers) {
+    TableCounter& table = *tables_[static_cast<size_t>(reader.table)];
     if (table.options().num_rows > 0) continue;
-    table.num_rows = std::max(table.num_rows, largest[feature] + 1);
+    table.num_rows = std::max(table.num_rows, largest[static_cast<size_t>(reader.feature)] + 1);
     if (!table.is_dense() || table.num_rows <= table.dense.size()) continue;
     constexpr auto kBytes = static_cast<int64_t>(sizeof(DenseCounts::Entry));
     const int64_t room = dense_bytes_left_ / kBytes + table.dense.size();

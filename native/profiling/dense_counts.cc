@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstring>
+#include <utility>
 
 #include "hotrow/profiling.h"
 
@@ -17,7 +19,7 @@ uint32_t group_begin(int group) {
   return static_cast<uint32_t>((uint64_t{32} + static_cast<uint64_t>(beyond & 31)) << shift);
 }
 
-uint64_t* PlaceWindows::at(uint32_t sample) {
+uint64_t* WindowCounts::at(uint32_t sample) {
   while (sample >> shift_ >= max_windows_) {
     for (size_t window = 0; window < max_windows_ / 2; ++window) {
       const uint64_t* from = &counts_[2 * window * num_groups_];
@@ -31,6 +33,45 @@ uint64_t* PlaceWindows::at(uint32_t sample) {
   const auto window = static_cast<size_t>(sample >> shift_);
   num_windows_ = std::max(num_windows_, static_cast<int>(window) + 1);
   return &counts_[window * num_groups_];
+}
+
+void WindowCounts::regroup(std::span<const int64_t> numbers, int64_t num_groups) {
+  const auto num_new = static_cast<size_t>(num_groups);
+  std::vector<uint64_t> counts(num_new * max_windows_);
+  for (size_t window = 0; window < static_cast<size_t>(num_windows_); ++window) {
+    for (size_t group = 0; group < numbers.size(); ++group) {
+      if (numbers[group] < 0) continue;
+      counts[window * num_new + static_cast<size_t>(numbers[group])] += counts_[window * num_groups_ + group];
+    }
+  }
+  counts_ = std::move(counts);
+  num_groups_ = num_new;
+}
+
+RowWindows::RowWindows(int64_t max_rows, int max_windows)
+    : max_rows_(max_rows),
+      slots_(std::bit_ceil(static_cast<size_t>(max_rows) * 2)),
+      mask_(slots_.size() - 1),
+      windows_(max_rows, max_windows) {
+  rows_.reserve(static_cast<size_t>(max_rows));
+}
+
+void RowWindows::begin_window(uint32_t sample) {
+  window_ = windows_.at(sample);
+  window_end_ = (sample / windows_.samples_per_window() + 1) * windows_.samples_per_window();
+}
+
+void RowWindows::keep_below(uint64_t row_threshold) {
+  const std::vector<uint32_t> rows = std::move(rows_);
+  std::vector<int64_t> numbers(rows.size(), -1);
+  rows_.clear();
+  rows_.reserve(static_cast<size_t>(max_rows_));
+  std::fill(slots_.begin(), slots_.end(), 0);
+  for (size_t number = 0; number < rows.size(); ++number) {
+    if (row_hash(rows[number]) < row_threshold) numbers[number] = static_cast<int64_t>(number_of(rows[number]));
+  }
+  windows_.regroup(numbers, max_rows_);
+  window_end_ = 0;
 }
 
 bool DenseCounts::grow(int64_t num_rows) {

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
 from typing_extensions import Self
 
-from hotrow.errors import FormatError, HotrowError, StorageError, why
+from hotrow.errors import ConfigError, FormatError, HotrowError, StorageError, why
+from hotrow.sizes import shown
+
+MAX_DEPTH = 100
+"""Lists and objects in each other in a file."""
 
 
 def take(value: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
-    """``value[key]`` as ``kind`` (a type, a tuple of types, or an Enum class); FormatError names place and key."""
+    """``value[key]`` as ``kind`` (a type, a tuple of types, or an Enum class); FormatError names place and key.
+
+    An int is of 64 bits at most, a float finite: what no computation could go on with is no value of a document.
+    """
     if not isinstance(value, Mapping):
         raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
     if key not in value:
@@ -29,13 +39,39 @@ def take(value: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
             return kind(item)
         except ValueError:
             names = ", ".join(str(member.value) for member in kind)
-            raise FormatError(f"{where}: {key}={item!r} is not one of {names}") from None
-    if kind is float and isinstance(item, int) and not isinstance(item, bool):
-        return float(item)
-    if not isinstance(item, kind) or (isinstance(item, bool) and kind in (int, float)):
+            raise FormatError(f"{where}: {key}={shown(item)} is not one of {names}") from None
+    if kind in (int, float):
+        return number(item, kind, f"{where}: {key}")
+    if not isinstance(item, kind):
         name = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
-        raise FormatError(f"{where}: {key}={item!r} is not of type {name}")
+        raise FormatError(f"{where}: {key}={shown(item)} is not of type {name}")
     return item
+
+
+def number(item: Any, kind: type[int] | type[float], where: str) -> Any:
+    """``item`` as an int of 64 bits or a finite float (an int will do for one). Raises FormatError naming ``where``."""
+    if isinstance(item, int) and not isinstance(item, bool):
+        if item.bit_length() > 64:
+            raise FormatError(f"{where} has {item.bit_length()} bits; whole numbers have 64 at most")
+        return kind(item)
+    if not isinstance(item, kind) or isinstance(item, bool):
+        raise FormatError(f"{where}={shown(item)} is not of type {kind.__name__}")
+    if not math.isfinite(item):
+        raise FormatError(f"{where}={item} is not finite; make the file again")
+    return item
+
+
+@contextmanager
+def inside(where: str) -> Iterator[None]:
+    """What a value of a file is told begins with its place; what it would call a wrong argument is a wrong file."""
+    try:
+        yield
+    except HotrowError as error:
+        kind = FormatError if type(error) is ConfigError else type(error)
+        if kind is type(error) and str(error).startswith(where):
+            raise
+        text = str(error)
+        raise kind(text if text.startswith(where) else f"{where}: {text}") from error
 
 
 def refuse_others(value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -61,7 +97,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def read_json(path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
-    """Read a JSON object. Raises FormatError (not JSON, not an object) or StorageError (cannot be read)."""
+    """Read a JSON object. Raises FormatError (not JSON, not an object) or StorageError (cannot be read).
+
+    ``NaN``, ``Infinity`` and numbers beyond a double are no JSON, whatever Python's reader takes.
+    """
     try:
         text = read(Path(path)).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -74,9 +113,37 @@ def read_json(path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes)
         raise FormatError(
             f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise FormatError(f"{path}: lists or objects are nested too deeply; make the file again") from error
     if not isinstance(value, dict):
         raise FormatError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    _refuse_beyond(value, str(path))
     return value
+
+
+def _refuse_beyond(value: Any, where: str) -> None:
+    """Raise FormatError, naming the place, for a number that no double holds, and for lists in lists without end."""
+    waiting: list[tuple[Any, str, int]] = [(value, "", 0)]
+    while waiting:
+        holder, at, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise FormatError(
+                f"{where}: {at[:60]}...: nested more than {MAX_DEPTH} deep; make the file again"
+            )
+        pairs = holder.items() if isinstance(holder, dict) else enumerate(holder)
+        for key, item in pairs:
+            if isinstance(item, (dict, list)):
+                waiting.append((item, _place(at, key), depth + 1))
+            elif isinstance(item, (int, float)) and not abs(item) <= sys.float_info.max:
+                raise FormatError(
+                    f"{where}: {_place(at, key)}={shown(item)} is not finite; make the file again"
+                )
+
+
+def _place(at: str, key: str | int) -> str:
+    return f"{at}[{key}]" if isinstance(key, int) else f"{at}.{key}" if at else key
 
 
 class Document:
@@ -110,12 +177,8 @@ class Document:
                 f"{where}: format_version {version} is unknown, this hotrow reads {cls.FORMAT_VERSION}; "
                 "make the file again, or use the hotrow that wrote it"
             )
-        try:
+        with inside(where):
             document = cls.from_body(value, where)
-        except HotrowError as error:
-            if str(error).startswith(where):
-                raise
-            raise type(error)(f"{where}: {error}") from error
         unknown = sorted(set(value) - set(document.to_json()))
         if unknown:
             raise FormatError(
@@ -124,8 +187,17 @@ class Document:
         return document
 
     def save(self, path: str | Path, write: Callable[[Path, bytes], object] = write_atomically) -> None:
-        """Write the document as JSON, atomically unless ``write`` does it otherwise."""
-        write(Path(path), (json.dumps(self.to_json(), indent=2) + "\n").encode())
+        """Write the document as JSON, atomically unless ``write`` does it otherwise.
+
+        Raises FormatError for a number that is not finite, which no reader would take; StorageError.
+        """
+        try:
+            text = json.dumps(self.to_json(), indent=2, allow_nan=False)
+        except ValueError as error:
+            raise FormatError(
+                f"{path}: a {self.FORMAT} file cannot hold NaN or Infinity ({error}); leave such numbers out"
+            ) from error
+        write(Path(path), (text + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Self:

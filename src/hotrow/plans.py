@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hotrow.core import IDENTITY_ORDER, DataType, EmbeddingConfig, Tier
-from hotrow.document import Document, refuse_others, take
+from hotrow.document import Document, inside, refuse_others, take
 from hotrow.errors import ConfigError, PlanInfeasible
-from hotrow.sizes import parse_bytes, parse_rows
+from hotrow.sizes import parse_bytes, parse_rows, shown, whole
 
 if TYPE_CHECKING:
     from hotrow.optim import Optimizer
@@ -43,20 +44,22 @@ class Owner:
     def __post_init__(self) -> None:
         if self.kind not in self.KINDS:
             raise ConfigError(f"owner: kind {self.kind!r} is not one of {', '.join(self.KINDS)}")
-        if (self.kind == "rank") != (self.rank is not None) or (self.rank is not None and self.rank < 0):
+        if (self.kind == "rank") != (self.rank is not None):
             raise ConfigError(
                 f"owner: kind {self.kind!r} with rank={self.rank}; a rank >= 0 goes with kind 'rank' only"
             )
+        if self.rank is not None:
+            whole(self.rank, "owner: rank")
 
     def to_json(self) -> str:
         return f"rank:{self.rank}" if self.kind == "rank" else self.kind
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
-        kind, _, rank = str(text).partition(":")
-        if kind == "rank" and not rank.isdigit():
-            raise ConfigError(f"owner: {text!r} is not 'all', 'stripe' or 'rank:N'")
-        return cls(kind=kind, rank=int(rank) if kind == "rank" else None)
+        found = re.fullmatch("rank:([0-9]{1,18})", str(text))
+        if found is None and text not in ("all", "stripe"):
+            raise ConfigError(f"owner: {shown(text)} is not 'all', 'stripe' or 'rank:N'")
+        return cls(kind="rank", rank=int(found[1])) if found else cls(kind=text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,9 @@ class Segment:
     data_type: DataType = DataType.FP32
 
     def __post_init__(self) -> None:
-        if not 0 <= self.begin < self.end:
-            raise ConfigError(f"segment [{self.begin}, {self.end}): begin must be >= 0 and below end")
+        where = f"segment [{shown(self.begin)}, {shown(self.end)})"
+        if whole(self.begin, f"{where}: begin") >= whole(self.end, f"{where}: end", 1):
+            raise ConfigError(f"{where}: begin must be below end")
 
     @property
     def num_rows(self) -> int:
@@ -90,14 +94,15 @@ class Segment:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "segment") -> Segment:
-        found = cls(
-            begin=take(value, "begin", int, where),
-            end=take(value, "end", int, where),
-            tier=take(value, "tier", Tier, where),
-            owner=Owner.from_json(take(value, "owner", str, where)),
-            representation=take(value, "representation", Representation, where),
-            data_type=take(value, "data_type", DataType, where),
-        )
+        with inside(where):
+            found = cls(
+                begin=take(value, "begin", int, where),
+                end=take(value, "end", int, where),
+                tier=take(value, "tier", Tier, where),
+                owner=Owner.from_json(take(value, "owner", str, where)),
+                representation=take(value, "representation", Representation, where),
+                data_type=take(value, "data_type", DataType, where),
+            )
         refuse_others(value, list(found.to_json()), where)
         return found
 
@@ -115,10 +120,8 @@ class CacheSpec:
     def __post_init__(self) -> None:
         if self.policy not in self.POLICIES:
             raise ConfigError(f"cache: policy {self.policy!r} is not one of {', '.join(self.POLICIES)}")
-        if self.num_pinned_rows < 0 or self.capacity_bytes < 0:
-            raise ConfigError(
-                f"cache: num_pinned_rows={self.num_pinned_rows}, capacity_bytes={self.capacity_bytes}; give >= 0"
-            )
+        whole(self.num_pinned_rows, "cache: num_pinned_rows")
+        whole(self.capacity_bytes, "cache: capacity_bytes")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -129,11 +132,12 @@ class CacheSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "cache") -> CacheSpec:
-        found = cls(
-            policy=take(value, "policy", str, where),
-            num_pinned_rows=take(value, "num_pinned_rows", int, where),
-            capacity_bytes=take(value, "capacity_bytes", int, where),
-        )
+        with inside(where):
+            found = cls(
+                policy=take(value, "policy", str, where),
+                num_pinned_rows=take(value, "num_pinned_rows", int, where),
+                capacity_bytes=take(value, "capacity_bytes", int, where),
+            )
         refuse_others(value, list(found.to_json()), where)
         return found
 
@@ -149,7 +153,10 @@ class TablePlan:
     cache: CacheSpec | None = None
 
     def check(self, name: str) -> None:
-        """Raise PlanInfeasible, naming the rows, if the segments leave a hole or overlap."""
+        """Raise PlanInfeasible, naming the rows, if the segments leave a hole or overlap, or the cache pins more rows
+        than are on SSD; ConfigError for a table of no rows or no elements."""
+        whole(self.num_rows, f"table {name!r}: num_rows", 1)
+        whole(self.embedding_dim, f"table {name!r}: embedding_dim", 1)
         place = 0
         for segment in self.segments:
             if segment.begin != place:
@@ -164,11 +171,15 @@ class TablePlan:
                 f"table {name!r}: segments end at row {place}, the table has {self.num_rows}; "
                 f"give rows [{min(place, self.num_rows)}, {max(place, self.num_rows)}) exactly one segment"
             )
-        has_ssd = any(segment.tier is Tier.SSD for segment in self.segments)
-        if has_ssd != (self.cache is not None):
+        on_ssd = sum(segment.num_rows for segment in self.segments if segment.tier is Tier.SSD)
+        if bool(on_ssd) != (self.cache is not None):
             raise PlanInfeasible(
-                f"table {name!r}: {'ssd rows but no cache' if has_ssd else 'a cache but no ssd rows'}; "
+                f"table {name!r}: {'ssd rows but no cache' if on_ssd else 'a cache but no ssd rows'}; "
                 "a table has a cache exactly when it has rows on ssd"
+            )
+        if self.cache is not None and self.cache.num_pinned_rows > on_ssd:
+            raise PlanInfeasible(
+                f"table {name!r}: its cache pins {self.cache.num_pinned_rows} rows, {on_ssd} are on ssd; pin no more"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -264,8 +275,7 @@ class Plan(Document):
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.world_size < 1:
-            raise ConfigError(f"plan: world_size={self.world_size} must be >= 1")
+        whole(self.world_size, "plan: world_size", 1)
         for name, table in self.tables.items():
             table.check(name)
             for segment in table.segments:

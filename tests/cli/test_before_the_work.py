@@ -90,13 +90,16 @@ def test_plan_prints_the_command_that_trains_by_it(
         return Plan(tables={})
 
     monkeypatch.setattr("hotrow.planning.plan", planned)
-    monkeypatch.setattr(AccessProfile, "load", lambda path: None)
+    empty = AccessProfile(tables={}, num_samples=0)
+    monkeypatch.setattr(AccessProfile, "load", lambda path: empty)
     config = tmp_path / "c.toml"
     config.write_text(
         "name = 'c'\n[data.synthetic]\nnum_tables = 2\nnum_rows = 400\nnum_train = 960\nnum_dense = 2\n"
         "[model]\nkind = 'dlrm'\n"
     )
-    options = ["--set", "training.batch_size=96", "--profile", "p.json", "--hardware", str(HARDWARE)]
+    (tmp_path / "p.json").write_text("{}")
+    profile = str(tmp_path / "p.json")
+    options = ["--set", "training.batch_size=96", "--profile", profile, "--hardware", str(HARDWARE)]
     out = tmp_path / "plan.json"
     assert run(["plan", str(config), *options, "--data", str(tmp_path), "--out", str(out)]) == 0
     expected = f"hotrow train {config} --data {tmp_path} --set training.batch_size=96 --plan {out}"

@@ -31,7 +31,10 @@ def run(*arguments: object) -> int:
 
 def test_calibration_is_printed_and_no_profile_is_written(clicks, tmp_path, capsys):
     command = ("profile", clicks, "--calibrate", "64KiB", "--sample", "50%", "--batch-size", 1000)
-    assert run(*command, "--out", tmp_path / "none.json") == 0
+    for option in ("--out", "--torchrec"):
+        assert run(*command, option, tmp_path / "none.json") == 2
+        assert f"{option}: --calibrate makes no profile" in capsys.readouterr().err
+    assert run(*command) == 0
     text = capsys.readouterr().out
     assert "hot rows: " in text and "99.9 %" in text and "sample: " in text
     assert not (tmp_path / "none.json").exists()
@@ -46,6 +49,8 @@ def test_bad_shares_and_budgets_are_refused(clicks, capsys):
     assert "--sample='150%' is no share; give one in (0, 1]" in capsys.readouterr().err
     assert run("profile", clicks, "--calibrate", "plenty") == 2
     assert "'plenty' is no size" in capsys.readouterr().err
+    assert run("profile", clicks, "--sample", "5%", "--out", clicks.parent / "p.json") == 2
+    assert "--sample: goes with --calibrate" in capsys.readouterr().err
 
 
 def test_statistics_for_torchrec_are_written_beside_the_profile(clicks, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 
 from hotrow import AccessProfile, EmbeddingBagConfig, Hardware
 from hotrow.planning.fingerprint import read_fingerprint
-from hotrow.planning.instances import reference_hardware, zipf_profile
+from hotrow.planning.instances import NUM_SAMPLES, reference_hardware, zipf_profile
 from hotrow.planning.problem import Problem, solution_of
 
 
@@ -25,7 +25,7 @@ def small_model(
     ]
     profiles = {n: zipf_profile(s, ids, 0.9, batch_size) for n, s in zip(names, sizes)}
     return tables, AccessProfile(
-        tables=profiles, num_samples=1 << 22, batch_size=batch_size, look_ahead=2, source="analytic"
+        tables=profiles, num_samples=NUM_SAMPLES, batch_size=batch_size, look_ahead=2, source="analytic"
     )
 
 

@@ -222,7 +222,9 @@ def test_a_difference_that_noise_made_negative_is_small_and_not_absurd() -> None
     noisy = replace(
         hardware,
         measurements=tuple(
-            replace(m, value=m.value * 3) if m.what == "forward" and m.arguments["ids_per_bag"] == 32 else m
+            replace(m, value=m.value * 3, high=m.value * 3)
+            if m.what == "forward" and m.arguments["ids_per_bag"] == 32
+            else m
             for m in hardware.measurements
         ),
     )

@@ -132,7 +132,10 @@ def test_profiles_that_do_not_fit_the_model() -> None:
         plan(tables, beyond, "1GiB")
     with pytest.raises(ConfigError, match="is empty"):
         plan(tables, replace(profile, num_samples=0), "1GiB")
-    silent = {name: replace(table, num_lookups=0) for name, table in profile.tables.items()}
+    silent = {
+        name: replace(table, num_lookups=0, num_distinct_rows=0, heat_curve=())
+        for name, table in profile.tables.items()
+    }
     with pytest.raises(ConfigError, match="no lookups"):
         plan(tables, replace(profile, tables=silent), "1GiB")
 
@@ -189,8 +192,8 @@ def test_a_profile_in_an_order_of_its_own_is_refused() -> None:
     by_heat = {name: replace(table, order_id="heat") for name, table in profile.tables.items()}
     with pytest.raises(ConfigError, match="'t0' is in an order of its own.*without --order heat.*rebalance"):
         plan(tables, replace(profile, tables=by_heat), "1GiB")
-    ordered = {name: replace(table, order_id="ab12") for name, table in profile.tables.items()}
-    assert plan(tables, replace(profile, tables=ordered), "1GiB").tables["t0"].order_id == "ab12"
+    ordered = {name: replace(table, order_id="sha256:ab12") for name, table in profile.tables.items()}
+    assert plan(tables, replace(profile, tables=ordered), "1GiB").tables["t0"].order_id == "sha256:ab12"
 
 
 def few_touched() -> tuple[list[hr.EmbeddingBagConfig], hr.AccessProfile]:

@@ -239,7 +239,9 @@ def test_bad_input():
         calibrate(_log(), TABLES, "lots")
     with pytest.raises(ConfigError, match="above 0"):
         calibrate(_log(), TABLES, 0)
-    with pytest.raises(ConfigError, match="no table has a feature"):
+    with pytest.raises(ConfigError, match="no tables; give at least one"):
+        calibrate(_log(), [], "1MiB")
+    with pytest.raises(DataError, match="has no feature 't' of table 't'"):
         calibrate(_log(), [hr.EmbeddingBagConfig(2, 2, "t")], "1MiB")
     with pytest.raises(DataError, match="batch 0 has no feature 'c' of table 'tc'; it has a, b"):
         calibrate(_log(), [hr.EmbeddingBagConfig(2, 2, "tc", feature_names=["c"])], "1MiB")

@@ -182,3 +182,26 @@ def test_the_file_comes_back_the_same(tmp_path):
     profile.save(tmp_path / "profile.json")
     again = hr.AccessProfile.load(tmp_path / "profile.json")
     assert again.to_json() == profile.to_json() and again.source == "here"
+
+
+def test_a_table_without_feature_names_reads_the_feature_named_like_it():
+    batches = [bags({"t0": [[1, 2], [3]], "t1": [[0], []]})]
+    tables = [hr.EmbeddingBagConfig(num_embeddings=8, embedding_dim=4, name=name) for name in ("t0", "t1")]
+    found = hr.profile(batches, tables=tables)
+    assert {name: t.num_lookups for name, t in found.tables.items()} == {"t0": 3, "t1": 1}
+    assert found.options["features_left_out"] == [] and found.tables["t0"].num_features == 1
+    assert hr.EmbeddingBagCollection(tables)(batches[0]).keys() == ["t0", "t1"]
+
+
+def test_a_feature_that_two_tables_read_counts_in_both():
+    batches = [bags({"a": [[1, 2], [3]], "b": [[0], [5]]})]
+    tables = [table("t0", 8, "a"), table("t1", 10, "b", "a")]
+    found = hr.profile(batches, tables=tables)
+    alone = hr.profile(batches, tables=tables[1:])
+    assert (found.tables["t0"].num_lookups, found.tables["t1"].num_lookups) == (3, 5)
+    assert found.tables["t1"].to_json() == alone.tables["t1"].to_json()
+    assert hr.EmbeddingBagCollection(tables)(batches[0]).keys() == ["a@t0", "b", "a@t1"]
+    # An id outside the smaller of the tables names that one.
+    wide = [bags({"a": [[9]], "b": [[0]]})]
+    with pytest.raises(hr.errors.IdOutOfRange, match="id 9 is out of range; table 't0' has rows"):
+        hr.profile(wide, tables=tables)

@@ -71,7 +71,7 @@ def test_options_out_of_range():
         hr.profile(batches, memory="1MiB")
     with pytest.raises(ConfigError, match="no size"):
         hr.profile(batches, memory="much")
-    with pytest.raises(ConfigError, match="is given twice"):
+    with pytest.raises(ConfigError, match="2 tables are named 'f'"):
         hr.profile(batches, tables=[table("f", 4), table("f", 4)])
     with pytest.raises(ConfigError, match="a batch is list"):
         hr.profile([[1]])

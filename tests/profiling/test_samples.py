@@ -58,6 +58,99 @@ def test_small_tables_are_sampled_in_time(few_events):
     assert lru.points[-1][1] < 0.001  # all rows fit, and come again
 
 
+def moving(count: int, num_rows: int) -> np.ndarray:
+    """Zipf ids whose hot set has moved by half of the rows at the end."""
+    places = ZipfHeat(num_rows, 0.8).places(np.random.default_rng(3).random(count))
+    return (places + np.arange(count) * num_rows // (2 * count)) % num_rows
+
+
+LOGS = {
+    "zipf 0.6": lambda count, num_rows: drawn(count, num_rows, 0.6),
+    "zipf 1.05": lambda count, num_rows: drawn(count, num_rows, 1.05),
+    "drifting": moving,
+    "cyclic scan": lambda count, num_rows: np.arange(count) % num_rows,
+}
+
+
+def profiled(monkeypatch, ids, num_rows: int, batch_size: int, events: int):
+    monkeypatch.setattr("hotrow.profiling.counting.TABLE_EVENTS", (events, events))
+    return hr.profile(one_feature(ids, batch_size), tables=[table("f", num_rows)]).tables["f"]
+
+
+def outside(curve, true, error: float) -> np.ndarray:
+    """Which points of a curve lie further than ``error`` from the true one, where that has points."""
+    xs, ys = np.array(true).T
+    at, shares = np.array(curve).T
+    both = (at >= xs[0]) & (at <= xs[-1])
+    return np.abs(np.interp(at, xs, ys) - shares)[both] > error + 1e-9
+
+
+@pytest.mark.parametrize("num_rows,batch_size", [(3000, 64), (400, 256), (60_000, 1000)])
+@pytest.mark.parametrize("log", LOGS)
+def test_errors_cover_what_all_lookups_say(log, num_rows, batch_size, monkeypatch):
+    """By single sizes of caches, whether rows alone are sampled or time, too."""
+    ids = LOGS[log](240_000, num_rows)
+    sampled = profiled(monkeypatch, ids, num_rows, batch_size, 16_000)
+    exact = profiled(monkeypatch, ids, num_rows, batch_size, 1 << 20)
+    assert "every lookup followed" in exact.how and "every lookup" not in sampled.how
+    assert ("spans of time" in sampled.how) == (num_rows < 60_000)
+    is_out = [outside(sampled.miss_ratio_curve, exact.miss_ratio_curve, sampled.miss_ratio_error)]
+    true = {(curve.policy, curve.num_pinned_rows): curve.points for curve in exact.miss_curves}
+    for curve in sampled.miss_curves:
+        is_out.append(outside(curve.points, true[curve.policy, curve.num_pinned_rows], curve.error))
+    assert len(is_out) >= 5 and np.concatenate(is_out).mean() <= 0.05
+    assert sampled.miss_ratio_error < 0.35  # and say something
+
+
+@pytest.mark.parametrize("batch_size", [32, 2048])
+@pytest.mark.parametrize("log", LOGS)
+def test_drift_is_told_from_all_of_the_time(log, batch_size, monkeypatch):
+    ids = LOGS[log](480_000, 5000)
+    sampled = profiled(monkeypatch, ids, 5000, batch_size, 30_000)
+    exact = profiled(monkeypatch, ids, 5000, batch_size, 1 << 20)
+    assert "spans of time" in sampled.how and "counts over all of the time" in sampled.how
+    assert len(sampled.drift) == len(exact.drift) == 8
+    for ours, theirs in zip(sampled.drift, exact.drift):
+        assert ours.num_rows == theirs.num_rows
+        assert ours.same == pytest.approx(theirs.same, abs=0.06)
+        assert ours.later == pytest.approx(theirs.later, abs=0.06)
+
+
+def test_drift_of_many_tables_is_told(monkeypatch):
+    """Each has little room: rows of the larger one are sampled, time for the smaller ones."""
+    monkeypatch.setattr("hotrow.profiling.counting.MAX_EVENTS", 60_000)
+    monkeypatch.setattr("hotrow.profiling.counting.TABLE_EVENTS", (1 << 12, 1 << 22))
+    sizes = {"f0": 20_000, "f1": 300, "f2": 8}
+    ids = torch.from_numpy(drawn(120_000, 20_000, 0.8).astype(np.int32))
+    batches = [
+        hr.KeyedJaggedTensor(
+            list(sizes),
+            torch.cat([part % num_rows for num_rows in sizes.values()]),
+            lengths=torch.ones(3 * len(part), dtype=torch.int32),
+        )
+        for part in ids.split(512)
+    ]
+    found = hr.profile(batches, tables=[table(name, num_rows) for name, num_rows in sizes.items()]).tables
+    assert found["f0"].sampled < 0.5 and all("spans" in found[name].how for name in ("f1", "f2"))
+    assert [len(found[name].drift) for name in sizes] == [8, 8, 3]  # as many as the rows allow
+    assert all(len(point.later) == 7 for name in sizes for point in found[name].drift)
+
+
+def test_what_cannot_be_told_is_said(monkeypatch):
+    few = hr.profile(one_feature(np.arange(5), 5), tables=[table("f", 8)]).tables["f"]
+    assert few.drift == () and "drift unknown: 5 samples are fewer than 8 windows" in few.how
+    # One batch larger than what may be followed: no row has room for all of its lookups.
+    ids = np.arange(40_000) % 3
+    flood = profiled(monkeypatch, ids, 3, 40_000, 1024)
+    assert "drift unknown: no row was followed" in flood.how and "no curves of reuse" in flood.how
+    assert flood.miss_ratio_curve == () and flood.miss_curves == () and flood.drift == ()
+    # A feature that stops: its last windows have no lookups.
+    lengths = torch.tensor([1] * 50 + [0] * 50)
+    stops = hr.KeyedJaggedTensor(["f"], torch.arange(50) % 7, lengths=lengths)
+    found = hr.profile([stops], tables=[table("f", 7)]).tables["f"]
+    assert len(found.drift[0].later) == 3 and "others have no lookups" in found.how
+
+
 def test_tables_that_do_not_fit_are_sketched():
     pytest.importorskip("datasketches")
     ids = drawn(1_500_000, 400_000, 1.0)
@@ -65,7 +158,7 @@ def test_tables_that_do_not_fit_are_sketched():
     batches = one_feature(ids, 50_000)
     layout.see(["f"])
     counting = Counting(layout, 64 << 20, 50_000, 2)
-    counting._counters = load_native().AccessCounters([(400_000, True, 200_000, 50_000, 64)], 1 << 20)
+    counting._counters = load_native().AccessCounters([(400_000, True, 200_000, 50_000, 64, 64)], 1 << 20)
     for batch in batches:
         counting.add(batch)
     from hotrow.profiling.curves import Heat

@@ -317,10 +317,11 @@ def table_plans(draw: st.DrawFn, world_size: int) -> TablePlan:
         )
         begin += size
     cache = None
-    if any(segment.tier is Tier.SSD for segment in segments):
+    on_ssd = sum(segment.num_rows for segment in segments if segment.tier is Tier.SSD)
+    if on_ssd:
         cache = CacheSpec(
             policy=draw(st.sampled_from(CacheSpec.POLICIES)),
-            num_pinned_rows=draw(st.integers(0, 2 * begin)),
+            num_pinned_rows=draw(st.integers(0, on_ssd)),
             capacity_bytes=draw(st.integers(0, 1 << 50)),
         )
     order = draw(st.sampled_from(["identity", "sha256:1"]))

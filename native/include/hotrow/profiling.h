@@ -29,17 +29,23 @@ inline uint32_t row_hash(uint32_t row, uint32_t seed = 0) {
 }
 
 /// num_rows: 0 for unknown, the largest id + 1. is_dense: a count per row, as long as it fits. max_events: lookups that
-/// are followed. batch_size: samples of a batch; time is sampled in spans of sixteen of them. max_windows: of
-/// PlaceWindows.
+/// are followed. batch_size: samples of a batch; spans of time are whole batches. max_windows: of places.
+/// max_row_windows: of followed rows, where time is sampled. Both are even.
 struct TableOptions {
   int64_t num_rows = 0;
   bool is_dense = true;
   int64_t max_events = 1 << 20;
   int64_t batch_size = 1;
   int max_windows = 64;
+  int max_row_windows = 64;
 };
 
-/// A batch: bags [f * num_samples, (f + 1) * num_samples) are feature f's; tables[f]: its table, or -1 to skip it.
+/// A feature, and a table that reads it. Either may be in several.
+struct Reader {
+  int32_t feature = 0, table = 0;
+};
+
+/// A batch: bags [f * num_samples, (f + 1) * num_samples) are feature f's. readers: in order of feature.
 struct BatchIds {
   const void* ids = nullptr;
   bool ids_are_64_bit = true;
@@ -47,7 +53,8 @@ struct BatchIds {
   const void* offsets = nullptr;
   bool offsets_are_64_bit = true;
   int64_t num_samples = 0;
-  std::span<const int32_t> tables;
+  int64_t num_features = 0;
+  std::span<const Reader> readers;
 };
 
 enum class BatchFault : int32_t { kNone = 0, kId = 1, kOffsets = 2 };
@@ -73,11 +80,11 @@ inline int place_group(uint32_t place) {
 }
 uint32_t group_begin(int group);  // its first place
 
-/// Lookups of groups of places over time, in at most max_windows (even) equal windows whose length doubles as the pass
-/// goes on.
-class PlaceWindows {
+/// Lookups of groups (of places, or rows) over time, in at most max_windows (even) equal windows whose length doubles
+/// as the pass goes on.
+class WindowCounts {
  public:
-  PlaceWindows(int num_groups, int max_windows)
+  WindowCounts(int64_t num_groups, int max_windows)
       : num_groups_(static_cast<size_t>(num_groups)),
         max_windows_(static_cast<size_t>(max_windows)),
         counts_(num_groups_ * max_windows_) {}
@@ -86,12 +93,53 @@ class PlaceWindows {
   size_t num_groups() const { return num_groups_; }
   int64_t samples_per_window() const { return int64_t{1} << shift_; }
   const std::vector<uint64_t>& counts() const { return counts_; }
+  /// Group g becomes group numbers[g] of [0, num_groups), or is left out where that is negative.
+  void regroup(std::span<const int64_t> numbers, int64_t num_groups);
 
  private:
   size_t num_groups_, max_windows_;
   std::vector<uint64_t> counts_;
   int shift_ = 0;
   int num_windows_ = 0;
+};
+
+/// Lookups of some rows over time: of all of them, so that windows can be compared whatever part of time is followed.
+/// An open-addressing hash table gives a row its group.
+class RowWindows {
+ public:
+  RowWindows(int64_t max_rows, int max_windows);
+  bool is_full() const { return static_cast<int64_t>(rows_.size()) >= max_rows_; }
+  int64_t max_rows() const { return max_rows_; }
+  /// Not before a sample that was counted. The table must not be full.
+  void count(uint32_t row, uint32_t sample) {
+    if (sample >= window_end_) begin_window(sample);
+    ++window_[number_of(row)];
+  }
+  void keep_below(uint64_t row_threshold);  // the rows whose hash is
+  const std::vector<uint32_t>& rows() const { return rows_; }
+  const WindowCounts& windows() const { return windows_; }
+
+ private:
+  size_t number_of(uint32_t row) {
+    size_t at = row_hash(row) & mask_;  // low bits: the high ones say which rows are followed
+    while (slots_[at] != 0) {
+      const uint32_t number = slots_[at] - 1;
+      if (rows_[number] == row) return number;
+      at = (at + 1) & mask_;
+    }
+    rows_.push_back(row);
+    slots_[at] = static_cast<uint32_t>(rows_.size());
+    return rows_.size() - 1;
+  }
+  void begin_window(uint32_t sample);
+
+  int64_t max_rows_;
+  std::vector<uint32_t> rows_;   // by number
+  std::vector<uint32_t> slots_;  // number + 1, or 0
+  size_t mask_;
+  WindowCounts windows_;
+  uint64_t* window_ = nullptr;
+  int64_t window_end_ = 0;
 };
 
 /// Accesses and last sample of every row; grows where it is, new rows at zero.
@@ -138,14 +186,16 @@ class TableCounter {
   std::vector<Event> events;
   uint64_t row_threshold = uint64_t{1} << 32;  // rows whose hash is below are followed
   int time_level = 0;                          // one span of time in 2^level is followed
+  int64_t samples_per_span = 0;                // 0: time is not sampled
+  std::unique_ptr<RowWindows> row_windows;     // of followed rows, once time is sampled
   std::array<uint64_t, 34> stamp_bits{};  // of dense counts: highest bit in which a row's samples differ; 33: first
   std::vector<uint64_t> bag_lengths = std::vector<uint64_t>(1024);
   std::map<int64_t, uint64_t> long_bags;
   std::vector<uint32_t> head_sample;  // one lookup in 64.5 of those that are not counted row by row
-  PlaceWindows windows;
+  WindowCounts windows;
 
   bool follows(uint32_t sample) const {
-    return ((sample / samples_per_span_) & ((uint32_t{1} << time_level) - 1)) == 0;
+    return time_level == 0 || ((sample / samples_per_span) & ((int64_t{1} << time_level) - 1)) == 0;
   }
 
  private:
@@ -158,12 +208,14 @@ class TableCounter {
   void begin_stretch(int64_t sample);
   void follow(uint32_t row, uint32_t sample);
   void make_room();
+  void follow_fewer_rows();
+  void follow_less_time(int64_t num_samples);
   int64_t num_followed_rows();
+  int64_t least_followed_rows() const;
   void count_bag(int64_t num_ids);
 
   TableOptions options_;
   bool is_dense_;
-  uint64_t samples_per_span_;
   // Of samples before stretch_end_: their time window, and whether they are followed.
   uint64_t* window_ = nullptr;
   int64_t stretch_end_ = 0;
@@ -189,7 +241,7 @@ class AccessCounters {
 
  private:
   BatchError check(const BatchIds& batch, int num_threads, std::vector<int64_t>& largest) const;
-  void make_dense_room(const std::vector<int64_t>& largest, std::span<const int32_t> tables);
+  void make_dense_room(const std::vector<int64_t>& largest, std::span<const Reader> readers);
 
   std::vector<std::unique_ptr<TableCounter>> tables_;
   int64_t dense_bytes_left_;

@@ -66,14 +66,36 @@ def say(line: str) -> None:
     typer.echo(line)
 
 
+def existing(path: Path, option: str, remedy: str) -> Path:
+    """``path`` if it is a file that can be read. Raises ConfigError."""
+    what = ""
+    try:
+        if not path.is_file():
+            what = "is a directory" if path.is_dir() else "is no file" if path.exists() else "no such file"
+        elif not os.access(path, os.R_OK):
+            what = "cannot be read"
+    except OSError as error:  # such as a name that is too long
+        what = str(error.strerror)
+    if what:
+        raise ConfigError(f"{option} {path}: {what}; {remedy}")
+    return path
+
+
 def check_writable(path: Path, option: str) -> None:
-    """Raise ConfigError unless a file can be written there: before the work whose result it gets."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: give the name of a file in a directory that exists")
-    if not os.access(path.parent, os.W_OK):
+    """Raise ConfigError unless a file can be written there: before the work whose result it gets.
+
+    A file is made there and removed: permissions do not say that a file system such as /proc takes none.
+    """
+    try:
+        if path.is_dir() or not path.parent.is_dir() or (path.exists() and not path.is_file()):
+            raise ConfigError(f"{option} {path}: give the name of a file in a directory that exists")
+        trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
         raise ConfigError(
-            f"{option} {path}: {path.parent} cannot be written to; give a file in another directory"
-        )
+            f"{option} {path}: cannot be written ({error.strerror}); give another file"
+        ) from error
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:

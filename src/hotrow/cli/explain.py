@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import check_writable, print_json, say
-from hotrow.errors import ConfigError
+from hotrow.cli.console import check_writable, existing, print_json, say
 
 
 def command(
@@ -54,6 +53,8 @@ def command(
     from hotrow.plans import Plan
     from hotrow.profiles import AccessProfile
 
+    if html is not None:
+        check_writable(html, "--html")
     this = Plan.load(existing(plan, "PLAN", "'hotrow plan' writes one"))
     other = None if diff is None else Plan.load(existing(diff, "--diff", "give another plan"))
     seen = (
@@ -76,17 +77,8 @@ def command(
         say(f"\nreport: {html}")
 
 
-def existing(path: Path, option: str, remedy: str) -> Path:
-    """``path`` if it is a file. Raises ConfigError."""
-    if path.is_file():
-        return path
-    what = "is a directory" if path.is_dir() else "no such file"
-    raise ConfigError(f"{option} {path}: {what}; {remedy}")
-
-
 def write_html(path: Path, facts: Any, profile: Any, changes: Any, title: str) -> None:
-    """Write the report. Raises ConfigError if its directory is missing."""
-    check_writable(path, "--html")
+    """Write the report. Raises StorageError."""
     from hotrow.document import write_atomically
     from hotrow.reporting import render_report
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import check_writable, print_json, say
+from hotrow.cli.console import check_writable, existing, print_json, say
 from hotrow.errors import ConfigError
 
 Set = Annotated[
@@ -61,17 +61,19 @@ def command(
       hotrow train complete-journey --data data/cj --plan plan.json
     """
     from hotrow.planning import plan
-    from hotrow.profiles import AccessProfile
 
     if out is not None:
         check_writable(out, "--out")
+    existing(profile, "--profile", "'hotrow profile' writes one")
+    if hardware is not None:
+        existing(hardware, "--hardware", "'hotrow probe' writes one")
     config, tables, model = _model(recipe, data, set_ or [])
     budget = {tier: size for tier, size in (("dram", dram), ("ssd", ssd)) if size is not None}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = plan(
             tables,
-            AccessProfile.load(profile),
+            _profile(profile),
             _hardware(hardware),
             budget=budget,
             objective=objective,
@@ -117,6 +119,21 @@ def _model(recipe: str, data: Path | None, overrides: list[str]) -> tuple[Any, A
         )
     columns = Columns.of(data_manifest(config, data_dir), config.data.features)
     return config, build_tables(columns.features, config.embeddings), build_dense(config, columns)
+
+
+def _profile(path: Path) -> Any:
+    """The profile of tables as a new run has them: each row at the place of its id."""
+    from hotrow.core import IDENTITY_ORDER
+    from hotrow.profiles import HEAT_ORDER, AccessProfile
+
+    found = AccessProfile.load(path)
+    for name, table in found.tables.items():
+        if table.order_id not in (IDENTITY_ORDER, HEAT_ORDER):  # the planner says what to do about the latter
+            raise ConfigError(
+                f"{path}: tables.{name}: order_id={table.order_id!r} is of no table of a new run, so the plan could "
+                "not be run; profile the data again with hotrow profile, or use hotrow rebalance"
+            )
+    return found
 
 
 def _hardware(path: Path | None) -> Any:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hotrow.cli.console import on_terminal, print_json, print_table
+from hotrow.cli.console import check_writable, on_terminal, print_json, print_table
+from hotrow.errors import ConfigError
 
 
 def command(
@@ -37,20 +38,32 @@ def command(
     from hotrow.kernels import keep_freed_memory
     from hotrow.planning import probe
 
+    path = out or env.hardware_file()
+    if env.rank() == 0:
+        make_room(path)
     keep_freed_memory()
     hardware = probe(
         directory,
         seconds,
         progress=lambda line: typer.echo(f"probe: {line}", err=True) if on_terminal() else None,
     )
-    path = out or env.hardware_file()
     if env.rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
         hardware.save(path)
     if json_ and env.rank() == 0:
         print_json(hardware.to_json() | {"written": str(path)})
     elif env.rank() == 0:
         print_table(f"{path}", summary(hardware))
+
+
+def make_room(path: Path) -> None:
+    """Make the directory of the file; raise ConfigError if it cannot be written there: before a minute of work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {path}: {path.parent} cannot be made ({error.strerror}); give another file"
+        ) from error
+    check_writable(path, "--out")
 
 
 def summary(hardware: object) -> list[tuple[str, str]]:

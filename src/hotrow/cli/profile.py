@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hotrow.cli.console import bars, check_writable, on_terminal, print_json, say
+from hotrow.cli.console import bars, check_writable, existing, on_terminal, print_json, say
 from hotrow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH_SIZE = 8192
 DEFAULT_SHUFFLE_SAMPLES = 262144
+OF_PROFILE = ("out", "torchrec", "order", "memory", "look_ahead", "windows", "threads")
+"""Options of what ``--calibrate`` does not make."""
+OF_CALIBRATE = ("sample", "row_bytes")
 
 Data = Annotated[
     Path, typer.Argument(help="Prepared data, Parquet files of ids (a file or a folder), or an .npz trace.")
@@ -41,17 +44,18 @@ Calibrate = Annotated[
 
 
 def command(
+    context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="The profile.")] = Path("profile.json"),
     recipe: Recipe = None,
-    split: Annotated[str, typer.Option(help="Of prepared data.")] = "train",
+    split: Annotated[str | None, typer.Option(help="Of prepared data [train].")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a training batch [8192].")] = None,
     shuffle_samples: ShuffleSamples = None,
     features: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
     schema: Annotated[
         Path | None, typer.Option(help="Parquet: TOML schema of the columns, as for prepare.")
     ] = None,
-    ids_per_bag: Annotated[int, typer.Option(min=1, help="Trace: lookups per sample.")] = 1,
+    ids_per_bag: Annotated[int | None, typer.Option(min=1, help="Trace: lookups per sample [1].")] = None,
     order: Annotated[
         str, typer.Option(help="identity, or heat: places by the first half's counts, judged on the second.")
     ] = "identity",
@@ -81,7 +85,8 @@ def command(
 
     if order not in ("identity", "heat"):
         raise ConfigError(f"--order {order!r} is not identity or heat")
-    _check_outputs({"--out": out if calibrate is None else None, "--torchrec": torchrec})
+    _check_given(context, is_profile=calibrate is None)
+    _check_files({"--out": out if calibrate is None else None, "--torchrec": torchrec}, schema)
     options = _of_recipe(recipe)
     is_prepared = data.is_dir() and (data / "manifest.json").exists()
     default_shuffle = options["shuffle_samples"] if is_prepared else 0
@@ -113,18 +118,33 @@ def command(
             source=source.source,
             progress=progress,
         )
-    found.save(out)
-    if torchrec is not None:
-        from hotrow.interop import planner_stats
-
-        planner_stats(found).save(torchrec)
+    _save(found, out, torchrec)
     _show(found, out, time.monotonic() - begin, json_)
 
 
-def _check_outputs(outputs: dict[str, Path | None]) -> None:
+def _save(profile: AccessProfile, out: Path, torchrec: Path | None) -> None:
+    profile.save(out)
+    if torchrec is not None:
+        from hotrow.interop import planner_stats
+
+        planner_stats(profile).save(torchrec)
+
+
+def _check_given(context: typer.Context, *, is_profile: bool) -> None:
+    """Raise ConfigError for an option that was given and would be ignored."""
+    why = "goes with --calibrate, which was not given" if is_profile else "--calibrate makes no profile"
+    for name in OF_CALIBRATE if is_profile else OF_PROFILE:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ConfigError(f"--{name.replace('_', '-')}: {why}; leave it out")
+
+
+def _check_files(outputs: dict[str, Path | None], schema: Path | None) -> None:
     for option, path in outputs.items():
         if path is not None:
             check_writable(path, option)
+    if schema is not None:
+        existing(schema, "--schema", "give a TOML file, as for hotrow prepare")
 
 
 def _calibrate(source: ProfileData, budget: str, sample: str, row_bytes: int, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import on_terminal, print_json, print_table, say
+from hotrow.cli.console import existing, on_terminal, print_json, print_table, say
 from hotrow.cli.train import Json
 
 
@@ -56,6 +56,8 @@ def command(
     from hotrow.measurements import Hardware
     from hotrow.training import Silence, TerminalProgress, rebalance
 
+    if hardware is not None:
+        existing(hardware, "--hardware", "'hotrow probe' writes one")
     keep_freed_memory()
     progress = TerminalProgress() if on_terminal() and not json_ else Silence()
     facts = rebalance(

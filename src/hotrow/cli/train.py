@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hotrow.cli.console import on_terminal, print_json, print_table
+from hotrow.cli.console import check_writable, existing, on_terminal, print_json, print_table
 from hotrow.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -70,6 +70,7 @@ def command(
         f"{key}={dumps(text)}" for key, text in texts.items() if text is not None
     ]  # a text, even 1000000
     config = load_config(recipe, overrides)
+    _check_files(config.storage.plan, trace)
     data_dir = data or (Path(config.data.dir) if config.data.dir else None)
     if config.data.synthetic is not None:
         data_dir = None
@@ -95,6 +96,14 @@ def command(
         print_json(result)
     else:
         show(result)
+
+
+def _check_files(plan: str | None, trace: Path | None) -> None:
+    """Raise ConfigError for a plan that cannot be read or a trace that cannot be written."""
+    if plan is not None:
+        existing(Path(plan), "--plan", "'hotrow plan' writes one")
+    if trace is not None:
+        check_writable(trace, "--trace")
 
 
 def start_from(source: str, is_fitting: bool) -> Any:

@@ -156,6 +156,12 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) and value >= 0 else None
 
 
+def _share(value: Any) -> float | None:
+    """``value`` if it is a number in [0, 1], else None."""
+    found = number(value)
+    return found if found is not None and found <= 1 else None
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -511,7 +517,7 @@ def facts_of(
         slowest_rank=None if rank is None else int(rank),
         parts=_numbers(predicted.get("parts")),
         bound_seconds=number(bound.get("step_seconds")),
-        gap=number(bound.get("gap")),
+        gap=_share(bound.get("gap")),
         bound_method=_text(bound.get("method")),
         prices=_numbers(notes.get("prices")),
         fingerprint=_mapping(notes.get("fingerprint")),

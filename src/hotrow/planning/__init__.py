@@ -11,16 +11,17 @@ from hotrow.planning.cost import (
     sum_resources,
 )
 from hotrow.planning.dense import dense_costs
-from hotrow.planning.driver import plan
+from hotrow.planning.driver import DEFAULT_SECONDS, plan
 from hotrow.planning.fingerprint import differences, read_fingerprint
 from hotrow.planning.hardware_rates import HardwareRates
 from hotrow.planning.instances import FAMILIES, Instance, instances, many_tables, reference_hardware
-from hotrow.planning.judging import Judged, judge
+from hotrow.planning.judging import Judged, judge, judge_reported
 from hotrow.planning.probe_machine import default_hardware, probe
 from hotrow.planning.rules import cached_kernel, hottest_first, uniform
 from hotrow.planning.uses import rates_of_plan
 
 __all__ = [
+    "DEFAULT_SECONDS",
     "FAMILIES",
     "Instance",
     "Judged",
@@ -36,6 +37,7 @@ __all__ = [
     "hottest_first",
     "instances",
     "judge",
+    "judge_reported",
     "many_tables",
     "named_parts",
     "plan",

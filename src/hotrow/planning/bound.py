@@ -25,12 +25,13 @@ CLOSE_ENOUGH = 1e-6
 """Of the dual, relative."""
 LP_TABLES = 1000
 """Above so many tables the dual alone is the bound."""
-MAX_BISECTIONS = 12
+MAX_BISECTIONS, FEW_BISECTIONS = 12, 4
 MIP_COLUMNS = 12000
 MIP_NODES = 4000
 
 
-def _optimize() -> Any:
+def scipy_optimize() -> Any:
+    """The module. Raises ConfigError naming what to install where SciPy is missing."""
     try:
         import scipy.optimize
     except ModuleNotFoundError as error:
@@ -93,7 +94,10 @@ def _scale(problem: Problem) -> Floats:
     """Units in which columns are of the order of one: what is there of the bounded ones, the least seconds."""
     least = np.minimum.reduceat(problem.average, problem.starts[:-1]).sum(0) + problem.offset
     seconds = max(float(least[problem.num_bounded :].max()), 1e-9)
-    limits = np.maximum(problem.limits.mean(0), 1e-9)
+    most = np.maximum.reduceat(problem.average, problem.starts[:-1]).sum(0)[: problem.num_bounded]
+    limits = np.maximum(
+        np.maximum(problem.limits.mean(0), 1e-6 * most), 1e-9
+    )  # of none there is, a millionth of all
     return np.concatenate((limits, np.full(len(problem.constants), seconds)))
 
 
@@ -120,7 +124,7 @@ def _master(cuts: Floats, bounded: int, scale: Floats) -> tuple[float, Floats, F
     matrix = np.column_stack((-scaled, np.ones(num_cuts)))
     equal = np.concatenate((np.zeros(bounded), np.ones(columns - bounded), [0.0]))[None]
     bounds = [(0.0, 1e4)] * bounded + [(0.0, 1.0)] * (columns - bounded) + [(None, None)]
-    found = _optimize().linprog(
+    found = scipy_optimize().linprog(
         cost, A_ub=matrix, b_ub=np.zeros(num_cuts), A_eq=equal, b_eq=[1.0], bounds=bounds, method="highs"
     )
     if found.x is None:
@@ -157,19 +161,43 @@ def tighten(
     Integer where ``MIP_COLUMNS`` suffice, with ranks told apart; else the linear relaxation with cuts on the owned
     candidates that two, three, ... of do not fit on one rank. Nothing is done above ``LP_TABLES``.
     """
-    if problem.num_tables > LP_TABLES or deadline - clock() <= 0.05 or not known.is_feasible:
+    if not known.is_feasible:
         return Tightened(dual.value, None, "lagrangian")
+    return prove(problem, dual, known.seconds, deadline, clock, among=known.choice)
+
+
+def prove(
+    problem: Problem,
+    dual: Dual,
+    seconds: float,
+    deadline: float = np.inf,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    among: Ints | None = None,
+    branches: bool = True,
+) -> Tightened:
+    """A bound, of at most these seconds: what no plan is below, or that none has fewer; and a plan that has, if found.
+
+    among: candidates that are always among the open ones. branches: or else by linear relaxations alone.
+    """
     value, method = dual.value, "lagrangian"
-    if problem.num_ranks > 1:
-        value, method = _destroy(problem, dual, known, deadline, clock), "lp"
-    open_ = np.union1d(_open(problem, dual, known.seconds), known.choice)
-    left = deadline - clock()
-    if known.seconds - value <= 5e-4 * known.seconds or left <= 0.05:
+    if problem.num_tables > LP_TABLES or deadline - clock() <= 0.05 or value >= seconds:
         return Tightened(value, None, method)
+    if problem.num_ranks > 1:
+        rounds = MAX_BISECTIONS if branches else FEW_BISECTIONS
+        value, method = _destroy(problem, dual, seconds, deadline, clock, rounds), "lp"
+    open_ = _open(problem, dual, seconds)
+    open_ = open_ if among is None else np.union1d(open_, among)
+    left = deadline - clock()
+    is_close = seconds - value <= 5e-4 * seconds
+    if is_close or left <= 0.05 or not branches:
+        return Tightened(value, None, method)
+    if len(np.unique(problem.table_of[open_])) < problem.num_tables:
+        return Tightened(seconds, None, method)
     num_owned = int(problem.is_owned[open_].sum())
     columns = len(open_) + num_owned * (problem.num_ranks - 1)
     if columns <= MIP_COLUMNS:
-        return _branch(problem, value, known, open_, left, clock)
+        return _branch(problem, value, seconds, open_, left, clock)
     return Tightened(value, None, method)
 
 
@@ -191,13 +219,18 @@ def _open(problem: Problem, dual: Dual, seconds: float) -> Ints:
 
 
 def _destroy(
-    problem: Problem, dual: Dual, known: Solution, deadline: float, clock: Callable[[], float]
+    problem: Problem,
+    dual: Dual,
+    seconds: float,
+    deadline: float,
+    clock: Callable[[], float],
+    rounds: int,
 ) -> float:
     """Seconds that no plan is below, by bisection: where the linear relaxation of what plans of at most so many
     seconds may have is infeasible, or above them. (Destructive improvement: Klein, Scholl, EJOR 112(2), 1999.)
     """
-    low, high = dual.value, known.seconds
-    for _ in range(MAX_BISECTIONS):
+    low, high = dual.value, seconds
+    for _ in range(rounds):
         left = deadline - clock()
         if high - low <= 5e-4 * high or left <= 0.05:
             break
@@ -215,18 +248,16 @@ def _destroy(
 
 
 def _branch(
-    problem: Problem, value: float, known: Solution, open_: Ints, left: float, clock: Callable[[], float]
+    problem: Problem, value: float, seconds: float, open_: Ints, left: float, clock: Callable[[], float]
 ) -> Tightened:
-    """Branch and bound by HiGHS, for as many nodes and as much time as there is."""
+    """Branch and bound by HiGHS for plans of at most so many seconds, for as many nodes and as long as there is."""
     from scipy.sparse import csr_matrix
 
-    optimize, begin = _optimize(), clock()
+    optimize, begin = scipy_optimize(), clock()
     ranks, bounded = problem.num_ranks, problem.num_bounded
-    owned = problem.is_owned[open_]
-    candidate = np.concatenate((open_[~owned], np.repeat(open_[owned], ranks)))
-    rank = np.concatenate((np.full((~owned).sum(), -1), np.tile(np.arange(ranks), owned.sum())))
+    candidate, rank = copies(problem, open_)
     scale = np.concatenate(
-        (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), known.seconds))
+        (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), seconds))
     )
     rows, upper = list[Floats](), list[float]()
     for r in range(ranks):
@@ -252,25 +283,32 @@ def _branch(
         ],
         integrality=integrality,
         bounds=optimize.Bounds(
-            np.append(np.zeros(len(candidate)), value / known.seconds * (1 - 1e-9)),
-            np.append(_may_be_on(problem, candidate, rank), 1.0 + 1e-9),
+            np.append(np.zeros(len(candidate)), value / seconds * (1 - 1e-9)),
+            np.append(may_be_on(problem, candidate, rank), 1.0 + 1e-9),
         ),
         options={"node_limit": MIP_NODES, "time_limit": left, "mip_rel_gap": 5e-4},
     )
     if found.mip_dual_bound is not None and np.isfinite(found.mip_dual_bound):
-        value = max(value, min(float(found.mip_dual_bound) * (1 - 1e-9), 1.0) * known.seconds)
+        value = max(value, min(float(found.mip_dual_bound) * (1 - 1e-9), 1.0) * seconds)
     solution = None
     if found.x is not None:
-        solution = _read(problem, candidate, rank, found.x[:-1])
+        solution = read_solution(problem, candidate, rank, found.x)
         value = min(value, solution.seconds) if solution.is_feasible else value
     elif found.status == 2:  # nothing is better than the known plan
-        value = known.seconds
+        value = seconds
     # Status 1 is the limit of time or that of nodes; HiGHS does not say which.
     is_complete = not (found.status == 1 and clock() - begin >= 0.95 * left)
     return Tightened(value, solution, "lp, branched", is_complete)
 
 
-def _may_be_on(problem: Problem, candidate: Ints, rank: Ints) -> Floats:
+def copies(problem: Problem, candidates: Ints) -> tuple[Ints, Ints]:
+    """Columns of an integer program: candidates, those that need a rank once for each; and the rank, -1 for none."""
+    owned, ranks = problem.is_owned[candidates], problem.num_ranks
+    rank = np.concatenate((np.full((~owned).sum(), -1), np.tile(np.arange(ranks), owned.sum())))
+    return np.concatenate((candidates[~owned], np.repeat(candidates[owned], ranks))), rank
+
+
+def may_be_on(problem: Problem, candidate: Ints, rank: Ints) -> Floats:
     """1, or 0 where another numbering of the ranks gives the same plan: ranks appear in order of the largest tables.
 
     Only where all ranks have the same limits.
@@ -285,8 +323,9 @@ def _may_be_on(problem: Problem, candidate: Ints, rank: Ints) -> Floats:
     return allowed
 
 
-def _read(problem: Problem, candidate: Ints, rank: Ints, x: Floats) -> Solution:
-    chosen = np.flatnonzero(x > 0.5)
+def read_solution(problem: Problem, candidate: Ints, rank: Ints, x: Floats) -> Solution:
+    """What an integer program with columns for ``copies`` chose. x: may have more columns behind them."""
+    chosen = np.flatnonzero(x[: len(candidate)] > 0.5)
     choice, owner = np.zeros(problem.num_tables, np.int64), np.full(problem.num_tables, -1, np.int64)
     tables = problem.table_of[candidate[chosen]]
     choice[tables], owner[tables] = candidate[chosen], rank[chosen]
@@ -297,7 +336,7 @@ def _relaxed(problem: Problem, seconds: float, open_: Ints, left: float) -> floa
     """The linear relaxation in the mean over ranks, with cuts on lumps; infinite if above ``seconds``."""
     from scipy.sparse import csr_matrix
 
-    optimize = _optimize()
+    optimize = scipy_optimize()
     bounded, average = problem.num_bounded, problem.average[open_]
     scale = np.concatenate(
         (np.maximum(problem.limits.mean(0), 1e-9), np.full(len(problem.constants), seconds))

@@ -35,7 +35,8 @@ NONE_MARGIN = 0.001
 SSD_OVER_LIVE = 1.6
 """Bytes that row files take over those of their live pages, before compaction (docs/row-format.md)."""
 LOADS = ("lookups", "distinct", "row_bytes", "record_bytes", "arena_bytes", "is_translated", "rows_read", "bytes_read",
-          "requests_read", "bytes_sent", "bytes_received", "ids_per_bag", "num_bags", "dram", "ssd")  # fmt: skip
+          "requests_read", "bytes_sent", "bytes_received", "bytes_reduced", "ids_per_bag", "num_bags",
+          "dram", "ssd")  # fmt: skip
 _TABLES_AT_ONCE = 256
 _SHAPE = ("batch_size", "look_ahead", "world_size", "num_sizes", "num_prefixes", "is_training", "gap_bytes")
 """Of a setting: what placements depend on, whatever they cost."""
@@ -46,8 +47,8 @@ BATCH_MARGIN = 1.1
 @dataclass(frozen=True)
 class Setting:
     """What all tables of a problem share. batch_size: samples of one rank's batch. num_sizes, num_prefixes: of caches
-    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded as well. gap_bytes: between two pages
-    that are read together.
+    that are tried. by_use: bytes of caches, and of DRAM beside them, are bounded in the mean over ranks. gap_bytes:
+    between two pages that are read together.
     """
 
     objective: Objective
@@ -185,6 +186,9 @@ def prices_of(candidates: Candidates, setting: Setting) -> tuple[Floats, Floats]
     base, is_owned = owned.copy(), candidates.owner == RANK
     if is_owned.any():
         base[is_owned] = _price(candidates.other_load[is_owned], np.zeros(is_owned.sum()), setting)
+    if setting.by_use:  # of all ranks in the mean, whichever has it
+        base[:, 2:4] += (owned[:, 2:4] - base[:, 2:4]) / setting.world_size
+        owned[:, 2:4] = base[:, 2:4]
     return base, owned - base
 
 
@@ -332,6 +336,7 @@ class _Maker:
                 statistics.distinct(self.all) - statistics.distinct_beyond(self.all, num_replicated)
             )
         rest = _Rest(self, owner, num_replicated)
+        gathered, reduced = self._synchronised(num_replicated, own_rows)
         count = len(slots)
         zeros = np.zeros(count)
         owned = self._load(
@@ -342,7 +347,7 @@ class _Maker:
             is_translated=~grid.is_whole,
             reads=(read / split, spanned * float(page_bytes(sizes.record)) / split, requests / split),
             bags=rest.bags if share < 1 else self.bags,
-            exchange=(rest.sent + self._synchronised(num_replicated, own_rows), rest.received),
+            exchange=(rest.sent + gathered, rest.received + gathered, reduced),
         )
         base = owned
         if owner == RANK:
@@ -354,10 +359,7 @@ class _Maker:
                 is_translated=np.zeros(count, np.bool_),
                 reads=(zeros, zeros, zeros),
                 bags=self.bags if share > 0 else 0.0,
-                exchange=(
-                    rest.sent_by_others + self._synchronised(num_replicated, own_rows),
-                    rest.received_by_others,
-                ),
+                exchange=(rest.sent_by_others + gathered, rest.received_by_others + gathered, reduced),
             )
         return Candidates(
             owner=np.full(count, owner, np.int64),
@@ -375,12 +377,16 @@ class _Maker:
             lump=zeros,
         )
 
-    def _synchronised(self, num_replicated: int, own_rows: float) -> float:
-        """Bytes that a rank sends so that all make the same updates of replicas: of the rows it touched, or of all."""
+    def _synchronised(self, num_replicated: int, own_rows: float) -> tuple[float, float]:
+        """Bytes for all ranks to make the same updates of replicas: those that a rank sends, and receives, of the rows
+        it touched; or those of the message that is summed, of all replicas. What moves fewer bytes (a ring sends twice
+        (ranks - 1) / ranks of a message); the other is 0.
+        """
         if self.ranks == 1 or not self.setting.is_training or num_replicated == 0:
-            return 0.0
+            return 0.0, 0.0
         touched = (self.ranks - 1) * own_rows * (self.sizes.row + 8)
-        return min(touched, 2 * (self.ranks - 1) / self.ranks * num_replicated * self.sizes.row)
+        message = float(num_replicated * self.sizes.row)
+        return (touched, 0.0) if touched <= 2 * (self.ranks - 1) / self.ranks * message else (0.0, message)
 
     def _load(
         self,
@@ -392,9 +398,11 @@ class _Maker:
         is_translated: NDArray[np.bool_],
         reads: tuple[Floats, Floats, Floats],
         bags: float,
-        exchange: tuple[float, float],
+        exchange: tuple[float, float, float],
     ) -> Floats:
-        """[count, LOADS]. tiers: bytes of DRAM and SSD. reads: rows, bytes, requests. exchange: bytes out, in."""
+        """[count, LOADS]. tiers: bytes of DRAM and SSD. reads: rows, bytes, requests. exchange: bytes out, in,
+        summed over ranks.
+        """
         found = np.empty((len(arena), len(LOADS)))
         found[:, 0], found[:, 1], found[:, 2], found[:, 3] = (
             lookups,
@@ -404,9 +412,9 @@ class _Maker:
         )
         found[:, 4], found[:, 5] = arena, is_translated
         found[:, 6], found[:, 7], found[:, 8] = reads
-        found[:, 9], found[:, 10] = exchange
-        found[:, 11], found[:, 12] = self.statistics.ids_per_bag, bags
-        found[:, 13], found[:, 14] = tiers
+        found[:, 9], found[:, 10], found[:, 11] = exchange
+        found[:, 12], found[:, 13] = self.statistics.ids_per_bag, bags
+        found[:, 14], found[:, 15] = tiers
         return found
 
 

@@ -11,7 +11,7 @@ from hotrow.errors import PlanInfeasible
 from hotrow.optim import Optimizer
 from hotrow.planning.candidates import RowSizes
 from hotrow.planning.problem import Floats
-from hotrow.plans import Plan, Segment, TablePlan
+from hotrow.plans import Plan, Representation, Segment, TablePlan
 from hotrow.storage import capacity_for, slots_within
 
 TIERS = ("dram", "ssd")
@@ -29,13 +29,15 @@ def check(
     """Bytes used of each tier by rank. budget: bytes of each tier by rank.
 
     needs: by table, slots that a cache must have beside pinned rows; what one row needs if not given. Raises
-    PlanInfeasible naming table, tier, need, have, gap and the cheapest remedy; the rows of a hole or an overlap.
+    PlanInfeasible naming table, tier, need, have, gap and the cheapest remedy; the rows of a hole or an overlap, or
+    of a segment whose tier, representation or precision no run has.
     """
     _check_tables(plan, tables)
     used = {tier: np.zeros((len(tables), plan.world_size)) for tier in TIERS}
     for index, table in enumerate(tables):
         sizes, planned = RowSizes.of(table, optimizer, is_training), plan.tables[table.name]
         planned.check(table.name)
+        _check_segments(table, planned)
         _check_cache(table.name, planned, sizes, plan.world_size, (needs or {}).get(table.name, 1))
         for tier, by_rank in _bytes_by_rank(planned, sizes, plan.world_size).items():
             used[tier][index] = by_rank
@@ -59,6 +61,24 @@ def _check_tables(plan: Plan, tables: Sequence[EmbeddingConfig]) -> None:
                 f"table {table.name!r}: the plan is for {planned.num_rows} rows of {planned.embedding_dim}, the table "
                 f"has {table.num_embeddings} of {table.embedding_dim}; plan again"
             )
+
+
+def _check_segments(table: EmbeddingConfig, planned: TablePlan) -> None:
+    """What a collection would refuse: here, before bytes of something else are counted."""
+    is_behind_ssd = False
+    for segment in planned.segments:
+        wrong = ""
+        if segment.tier not in (Tier.DRAM, Tier.SSD):
+            wrong = f"tier {segment.tier.value!r}; rows are planned for {' and '.join(TIERS)}"
+        elif segment.tier is Tier.DRAM and is_behind_ssd:
+            wrong = "tier 'dram' behind rows on ssd; the first places are those in dram"
+        elif segment.representation is not Representation.TABLE:
+            wrong = f"representation {segment.representation.value!r}; rows are run as a table"
+        elif segment.data_type is not table.data_type:
+            wrong = f"precision {segment.data_type.value}, the table is {table.data_type.value}; give one precision"
+        if wrong:
+            raise PlanInfeasible(f"table {table.name!r}, rows [{segment.begin}, {segment.end}): {wrong}")
+        is_behind_ssd |= segment.tier is Tier.SSD
 
 
 def _rows_by_rank(segment: Segment, world_size: int) -> Floats:

@@ -28,12 +28,11 @@ Resources: TypeAlias = "tuple[Count, ...]"
 
 @dataclass(frozen=True, kw_only=True)
 class TableLoad:
-    """Of one table under one placement, one rank, one step (that rank's part of the batch).
-
-    lookups, distinct: ids, and rows among them. row_bytes: elements of a row. record_bytes: with its state.
-    arena_bytes: what its slots take, the cache's or the table's. is_translated: behind a cache, where ids become slots
-    (else slot = row). rows_read, rows_written: from and to SSD in steady state; bytes_read, in so many requests_read.
-    bytes_sent, bytes_received: between ranks. num_bags: pooled rows; ids_per_bag: their length.
+    """Of one table under one placement, one rank, one step (that rank's part of the batch). lookups, distinct: ids, and
+    rows among them. row_bytes: elements of a row. record_bytes: with its state. arena_bytes: what its slots take, the
+    cache's or the table's. is_translated: behind a cache, where ids become slots (else slot = row). rows_read,
+    rows_written: from and to SSD in steady state; bytes_read, in so many requests_read. bytes_sent, bytes_received:
+    between ranks; bytes_reduced: of messages summed over them. num_bags: pooled rows; ids_per_bag: their length.
     """
 
     lookups: Count
@@ -48,27 +47,28 @@ class TableLoad:
     requests_read: Count = 0.0
     bytes_sent: Count = 0.0
     bytes_received: Count = 0.0
+    bytes_reduced: Count = 0.0
     ids_per_bag: Count = 1.0
     num_bags: Count = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedCosts:
-    """Seconds of a step that no placement changes.
-
-    load: the next batch. dense: forward, backward and optimizer of the dense part. other: calls, loss. is_tiered:
-    rows are on SSD or may be, so a look-ahead thread works. batch_size: samples of the dense part's batch.
+    """Seconds of a step that no placement changes. load: the next batch. dense: forward, backward and optimizer of the
+    dense part. other: calls, loss. exchange: what collectives of several ranks take beside their bytes. is_tiered: rows
+    are on SSD or may be, so a look-ahead thread works. batch_size: samples of the dense part's batch.
     """
 
     load_seconds: float = 0.0
     dense_seconds: float = 0.0
     other_seconds: float = 0.0
+    exchange_seconds: float = 0.0
     is_tiered: bool = False
     batch_size: int = 1024
 
     @property
     def foreground_seconds(self) -> float:
-        return self.load_seconds + self.dense_seconds + self.other_seconds
+        return self.load_seconds + self.dense_seconds + self.other_seconds + self.exchange_seconds
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def forward_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     first = load.distinct * rates.forward_lookup(load.row_bytes, _spread(load, rates))
     repeats = np.maximum(load.lookups - load.distinct, 0.0)
     again = repeats * rates.forward_lookup(load.row_bytes, load.distinct * load.row_bytes)
-    bags = load.num_bags * rates.forward_bag(load.row_bytes, _spread(load, rates))
-    return first + again + bags
+    return first + again + load.num_bags * rates.forward_bag(load.row_bytes, _spread(load, rates))
 
 
 def update_seconds(load: TableLoad, rates: HardwareRates) -> Count:
@@ -137,7 +136,7 @@ def table_resources(load: TableLoad, rates: HardwareRates) -> Resources:
         forward_seconds(load, rates) + update_seconds(load, rates),
         translate_seconds(load, rates) + arrive_seconds(load, rates) + pack_seconds(load, rates),
         read_seconds(load, rates),
-        (load.bytes_sent + load.bytes_received) * rates.send_byte,
+        (load.bytes_sent + load.bytes_received) * rates.send_byte + load.bytes_reduced * rates.reduce_byte,
         write_seconds(load, rates),
     )
 
@@ -186,6 +185,8 @@ def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRa
         "update": _total(update_seconds, loads, rates),
         "other": fixed.other_seconds,
     }
+    if exchange := fixed.exchange_seconds + resources[3]:  # between several ranks
+        own["exchange"] = exchange
     return {name: seconds * slower for name, seconds in own.items()} | {
         "translate": _total(translate_seconds, loads, rates),
         "read": _total(arrive_seconds, loads, rates) + _total(read_seconds, loads, rates),

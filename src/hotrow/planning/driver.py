@@ -16,6 +16,7 @@ from hotrow.core import DataType, EmbeddingConfig, Tier
 from hotrow.errors import ConfigError, PlanInfeasible
 from hotrow.measurements import Hardware
 from hotrow.optim import Optimizer, RowWiseAdagrad
+from hotrow.planning.arguments import check_inputs, check_options
 from hotrow.planning.candidates import (
     ALL,
     POLICIES,
@@ -30,11 +31,11 @@ from hotrow.planning.candidates import (
 from hotrow.planning.check import TIERS, check
 from hotrow.planning.cost import FixedCosts, named_parts
 from hotrow.planning.dense import dense_costs
-from hotrow.planning.fingerprint import differences, read_fingerprint
+from hotrow.planning.fingerprint import differences, memory_bytes, read_fingerprint
 from hotrow.planning.hardware_rates import HardwareRates
-from hotrow.planning.infeasible import explain_least
+from hotrow.planning.infeasible import explain, explain_least
 from hotrow.planning.objectives import Objective, objective_of
-from hotrow.planning.problem import Floats, Problem, Solution
+from hotrow.planning.problem import Floats, Solution
 from hotrow.planning.statistics import TableStatistics, read_profile
 from hotrow.planning.uses import UseSearch, worth
 from hotrow.planning.why import why
@@ -42,8 +43,9 @@ from hotrow.plans import DIGEST_NOTE, CacheSpec, Owner, Plan, Segment, TablePlan
 from hotrow.profiles import AccessProfile
 from hotrow.sizes import parse_bytes
 
-OBJECTIVES = ("train", "serve")
 DEFAULT_SECONDS = 60.0
+EXCHANGES = {"train": 3, "serve": 2}
+"""Between ranks in a step: ids there, rows or pooled bags back, and in training gradients there."""
 Budget = Mapping[str, "int | str | Sequence[int | str]"]
 
 
@@ -51,6 +53,7 @@ Budget = Mapping[str, "int | str | Sequence[int | str]"]
 class Task:
     """Everything that a plan depends on, checked. rates: of no plan yet. budget_bytes: of each tier by rank.
 
+    is_tiered: rows may be on SSD, so that a look-ahead thread is waited for; else only placements in DRAM are made.
     use_bytes: bounds of the caches of a rank together, and of DRAM beside them, where these are bounded as well.
     grids: placements that were made already, of these tables with this optimizer.
     """
@@ -67,12 +70,13 @@ class Task:
     look_ahead: int
     world_size: int
     latency_seconds: float | None
+    is_tiered: bool = True
     use_bytes: tuple[float, float] | None = None
     grids: Grids = field(default_factory=dict, compare=False, repr=False)
 
     def setting(self) -> Setting:
         found = Setting(
-            objective=self.costs(is_tiered=True),
+            objective=self.costs(),
             optimizer=self.optimizer,
             batch_size=self.batch_size,
             look_ahead=self.look_ahead,
@@ -88,8 +92,8 @@ class Task:
         """Of all rows in DRAM."""
         return sum(table_bytes(table, self.optimizer) for table in self.tables)
 
-    def costs(self, is_tiered: bool) -> Objective:
-        fixed = replace(self.fixed, is_tiered=is_tiered, batch_size=self.batch_size)
+    def costs(self) -> Objective:
+        fixed = replace(self.fixed, is_tiered=self.is_tiered, batch_size=self.batch_size)
         return objective_of(self.objective, fixed, self.rates, self.latency_seconds)
 
     def limits(self, objective: Objective) -> Floats:
@@ -122,36 +126,44 @@ def plan(
     """The placement of every table's rows that makes a step shortest within a budget of every rank.
 
     budget: bytes of the tiers ``dram`` and ``ssd`` of each rank (numbers, texts such as "4GiB", or a list by rank);
-    what the machine has where a tier is not given. objective: ``train``, or ``serve`` (throughput, each batch of
-    queries within ``latency_seconds``). optimizer: of the rows, RowWiseAdagrad as the collection's if not given.
-    batch_size: of one rank, look_ahead: batches ahead; the profile's if not given. dense: the model behind the tables,
-    or what a step takes beside them. seconds: that the search may take; it then has the best plan so far. seed: of the
-    search.
+    where a tier is not given, what the machine has, of DRAM no more than is available when it is planned. objective:
+    ``train``, or ``serve`` (throughput, each batch of queries within ``latency_seconds``). optimizer: of the rows,
+    RowWiseAdagrad as the collection's if not given. batch_size: of one rank, look_ahead: batches ahead; the profile's
+    if not given. dense: the model behind the tables, or what a step takes beside them. seconds: that the search may
+    take; it then has the best plan so far. seed: of the search.
 
     ``notes["planner"]`` holds what the plan predicts, its gap to a bound that no plan is below, prices, and reasons.
     Warns if the hardware file is of another machine. Raises ConfigError for what is wrong or missing, PlanInfeasible,
     naming need, have, gap and the cheapest remedy of each tier, if the smallest legal plan does not fit.
     """
     begin = time.monotonic()
+    check_inputs(tables, profile, hardware, dense)
+    check_options(objective=objective, optimizer=optimizer, batch_size=batch_size, look_ahead=look_ahead,
+                  world_size=world_size, latency_seconds=latency_seconds, seconds=seconds, seed=seed)  # fmt: skip
     statistics, remarks = read_profile(tables, profile)
-    _check_options(objective, latency_seconds, profile, batch_size, look_ahead, world_size)
-    remarks += _check_machine(hardware)
+    foreign = _check_machine(hardware)
+    budget, taken = _with_room(budget, hardware, is_here=not foreign)
     budget_bytes = _budget(budget, hardware, world_size)
-    rates = HardwareRates.of(hardware)
+    rates = HardwareRates.of(hardware, num_ranks=world_size)
+    ahead = profile.look_ahead if look_ahead is None else look_ahead
+    remarks += foreign + taken + _exchange_remarks(rates, world_size)
     samples = batch_size or profile.batch_size
     if samples != profile.batch_size:
         remarks.append(
             f"the profile is of batches of {profile.batch_size} samples, the plan of {samples}: what caches read is "
             f"carried over, not measured; hotrow profile with --batch-size {samples} measures it"
         )
-    fixed = dense or FixedCosts(other_seconds=rates.step_calls, batch_size=samples)
-    if not isinstance(fixed, (FixedCosts, nn.Module)):
-        raise ConfigError(
-            f"plan: dense={dense!r} is neither a module nor FixedCosts; give the model behind the tables, or "
-            "leave it out"
+    if ahead != profile.look_ahead:
+        remarks.append(
+            f"the profile is of a look-ahead of {profile.look_ahead} batches, the plan of {ahead}: what caches read is "
+            f"carried over, not measured; hotrow profile with --look-ahead {ahead} measures it"
         )
+    fixed = dense or FixedCosts(other_seconds=rates.step_calls, batch_size=samples)
     if isinstance(fixed, nn.Module):
         fixed = dense_costs(fixed, samples, rates, is_training=objective == "train")
+    if world_size > 1:
+        calls = EXCHANGES[objective] * rates.send_call
+        fixed = replace(fixed, exchange_seconds=fixed.exchange_seconds + calls)
     task = Task(
         tables=tuple(tables),
         profile=profile,
@@ -162,7 +174,7 @@ def plan(
         objective=objective,
         optimizer=optimizer or RowWiseAdagrad(),
         batch_size=samples,
-        look_ahead=profile.look_ahead if look_ahead is None else look_ahead,
+        look_ahead=ahead,
         world_size=world_size,
         latency_seconds=latency_seconds,
     )
@@ -183,7 +195,7 @@ def search_plan(
     search.run(lambda problem: explain_least(task, problem))
     best = search.best
     if not best.is_feasible:
-        raise PlanInfeasible(_not_found(task, best.own, best.solution))
+        raise PlanInfeasible(explain(task, search.last_problem, is_proved=search.is_impossible))
     tables = {t.name: _table_plan(t, task, best.tables, i, best.solution) for i, t in enumerate(task.tables)}
     made = Plan(tables=tables, world_size=task.world_size)
     setting = task.setting()
@@ -194,29 +206,6 @@ def search_plan(
 
 
 # -- what is asked
-
-
-def _check_options(
-    objective: str,
-    latency_seconds: float | None,
-    profile: AccessProfile,
-    batch_size: int | None,
-    look_ahead: int | None,
-    world_size: int,
-) -> None:
-    if objective not in OBJECTIVES:
-        raise ConfigError(f"plan: objective {objective!r} is not one of {', '.join(OBJECTIVES)}")
-    if latency_seconds is not None and (objective != "serve" or not latency_seconds > 0):
-        raise ConfigError(
-            f"plan: latency_seconds={latency_seconds} with objective {objective!r}; a bound above 0 goes with 'serve'"
-        )
-    for name, value, least in (
-        ("batch_size", profile.batch_size if batch_size is None else batch_size, 1),
-        ("look_ahead", 0 if look_ahead is None else look_ahead, 0),
-        ("world_size", world_size, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"plan: {name}={value}; give at least {least}")
 
 
 def _check_machine(hardware: Hardware) -> list[str]:
@@ -234,6 +223,42 @@ def _check_machine(hardware: Hardware) -> list[str]:
     )
     warnings.warn(text, stacklevel=3)
     return [text]
+
+
+def _with_room(
+    budget: Budget | None, hardware: Hardware, *, is_here: bool
+) -> tuple[Budget | None, list[str]]:
+    """A budget that does not name DRAM, with what is available of it; and a remark that says what was taken.
+
+    is_here: the machine is this one, so what is available can be asked.
+    """
+    whole = hardware.capacity_bytes.get("dram")
+    if whole is None or not (budget is None or isinstance(budget, Mapping) and "dram" not in budget):
+        return budget, []
+    available = memory_bytes("MemAvailable") if is_here else 0
+    size = min(int(whole), available or int(whole))
+    what = "that are available now" if available else "and leaves no room for anything else on that machine"
+    text = (
+        f"no budget of dram was given: the plan may use {size} bytes of each rank, of the {whole} of the machine, "
+        f"{what}; budget={{'dram': ...}} (hotrow plan --dram) names another: several ranks of one machine share it"
+    )
+    return {**(budget or {}), "dram": size}, [text]
+
+
+def _exchange_remarks(rates: HardwareRates, world_size: int) -> list[str]:
+    """That the exchange between ranks was not measured, or not between as many."""
+    if world_size == 1 or rates.exchange_ranks == world_size:
+        return []
+    command = f"torchrun --no-python --nproc-per-node {world_size} hotrow probe"
+    if not rates.exchange_ranks:
+        return [
+            f"the exchange between ranks is taken as free: the hardware file has no 'all-to-all'; measure it with: "
+            f"{command}"
+        ]
+    return [
+        f"the exchange was measured between {rates.exchange_ranks} ranks, the plan is for {world_size}; measure it "
+        f"with: {command}"
+    ]
 
 
 def _budget(budget: Budget | None, hardware: Hardware, world_size: int) -> dict[str, tuple[int, ...]]:
@@ -262,25 +287,6 @@ def _budget(budget: Budget | None, hardware: Hardware, world_size: int) -> dict[
             )
         found[tier] = tuple(parse_bytes(each, f"budget of {tier}") for each in values)
     return found
-
-
-def _not_found(task: Task, problem: Problem, solution: Solution) -> str:
-    """Every table fits in the mean over ranks, but no assignment was found that fits each of them.
-
-    problem: of the chosen candidates alone.
-    """
-    loads = problem.loads(np.arange(problem.num_tables), solution.owner)[:, : problem.num_bounded]
-    scale = np.maximum(problem.limits.mean(0), 1.0)
-    rank, column = np.unravel_index(int((loads / scale).argmax()), loads.shape)
-    tier = (*TIERS, "latency")[int(column)]
-    have = float(problem.limits[rank, column])
-    more = float(loads[rank, column])
-    table = int(problem.average[:, int(column)].argmax())
-    unit = "seconds" if tier == "latency" else "bytes"
-    return (
-        f"table {task.tables[table].name!r}, {tier} of rank {rank}: the best that was found needs {have + more:.6g} "
-        f"{unit}, has {have:.6g}, {more:.6g} too few; give {tier} that much, or the search more seconds"
-    )
 
 
 # -- what was found

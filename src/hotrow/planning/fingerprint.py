@@ -38,12 +38,12 @@ def differences(
 ) -> list[str]:
     """Facts in which two machines differ so that measurements of one are not those of the other; empty if none.
 
-    but: facts that are not compared.
+    What was not noted is not known to be the same. but: facts that are not compared.
     """
     return [
         f"{name} {measured.get(name)!r}, here {here.get(name)!r}"
         for name in SAME
-        if name in measured and name not in but and measured.get(name) != here.get(name)
+        if name not in but and measured.get(name) != here.get(name)
     ]
 
 

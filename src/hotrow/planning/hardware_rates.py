@@ -86,7 +86,9 @@ class HardwareRates:
     torch, forward, backward and update. contention: seconds that the foreground loses for one that another thread
     takes of a core; read_contention: for one in which rows are read and others written out, by samples of a batch. Of
     a plan (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all
-    tables together. gap_bytes: between two pages that are read together.
+    tables together. gap_bytes: between two pages that are read together. Between ranks: send_call, of one exchange
+    whatever it sends; send_byte, of a byte that a rank sends or receives; reduce_byte, of one of a message that is
+    summed over ranks; exchange_ranks, between which they were measured (0: they were not, and are taken as free).
     """
 
     num_cores: int
@@ -113,7 +115,10 @@ class HardwareRates:
     tiered_calls: float
     contention: float
     read_contention: Surface
+    send_call: float = 0.0
     send_byte: float = 0.0
+    reduce_byte: float = 0.0
+    exchange_ranks: int = 0
     gap_bytes: int = 0
     read_slower: float = 1.0
     arenas_bytes: float = 0.0
@@ -122,13 +127,16 @@ class HardwareRates:
     write_slower: float = 1.0
 
     @classmethod
-    def of(cls, hardware: Hardware, num_threads: int | None = None) -> HardwareRates:
-        """num_threads: of kernels and torch; those that the machine was measured with unless given.
+    def of(
+        cls, hardware: Hardware, num_threads: int | None = None, num_ranks: int | None = None
+    ) -> HardwareRates:
+        """num_threads: of kernels and torch; those that the machine was measured with unless given. num_ranks: that
+        exchange rows; of those measured the nearest number counts, the largest if not given.
 
         Raises ConfigError naming the measurement that is missing and the command that makes it.
         """
         threads = _measured_threads(hardware, num_threads)
-        cores = max(1, int(hardware.fingerprint.get("cores", 1)))
+        cores = _cores(hardware)
         lookup, bag = _forward(hardware, threads)
         per_lookup, per_row = _per_lookup_and_row(
             hardware, "update", ("row_bytes", "arena_bytes"), threads=threads
@@ -140,6 +148,7 @@ class HardwareRates:
         )
         slot_lookup, slot_row = _per_lookup_and_row(hardware, "translate", ("num_slots",))
         read_bytes, requests = _reads(hardware)
+        between = _exchange(hardware, num_ranks)
         rates = cls(
             num_cores=cores,
             num_threads=threads,
@@ -156,6 +165,10 @@ class HardwareRates:
             read_request=requests,
             bursts=_bursts(hardware),
             gap_bytes=gap_bytes_of(hardware),
+            send_call=between[0],
+            send_byte=between[1],
+            reduce_byte=between[2],
+            exchange_ranks=between[3],
             read_beside=_read_beside(hardware),
             read_cpu_share=_share(_by_record(hardware, "read cpu"), _read_walls(hardware)),
             write_row=_curve(hardware, "write wall", "record_bytes", 1e-9),
@@ -258,6 +271,12 @@ def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
     return wanted
 
 
+def _cores(hardware: Hardware) -> int:
+    if "cores" not in hardware.fingerprint:
+        raise ConfigError("hardware: the fingerprint has no 'cores'; run `hotrow probe` again")
+    return int(hardware.fingerprint["cores"])
+
+
 def _step_calls(hardware: Hardware, rates: HardwareRates) -> float:
     """Of a small step what its rows and the layers of its dense part do not take by their own rates."""
     found = select(hardware, "step calls")[0]
@@ -314,6 +333,38 @@ def _reads(hardware: Hardware) -> tuple[float, float]:
     return whole * part / PAGE_BYTES, whole * (1 - part)
 
 
+def _exchange(hardware: Hardware, num_ranks: int | None) -> tuple[float, float, float, int]:
+    """``send_call``, ``send_byte``, ``reduce_byte``, ``exchange_ranks``; 0 where ranks were not measured.
+
+    Of a message of n bytes between R ranks n (R - 1) / R leave a rank and as many arrive, which are counted both; the
+    rest stays where it is. A sum over ranks that was not measured is taken as an exchange there and one back.
+    """
+    found = [m for m in hardware.measurements if m.what in ("all-to-all", "all-reduce")]
+    ranks = {int(argument_of(m, "ranks")) for m in found if m.what == "all-to-all"} - {0, 1}
+    if not ranks:
+        return 0.0, 0.0, 0.0, 0
+    nearest = max(ranks) if num_ranks is None else min(ranks, key=lambda n: (abs(n - num_ranks), n))
+    of = [m for m in found if int(argument_of(m, "ranks")) == nearest]
+    call, each = _call_and_byte([m for m in of if m.what == "all-to-all"])
+    sums = [m for m in of if m.what == "all-reduce"]
+    return call, each * nearest / (2 * (nearest - 1)), _call_and_byte(sums)[1] if sums else 2 * each, nearest
+
+
+def _call_and_byte(found: list[Measurement]) -> tuple[float, float]:
+    """Of bytes a second by the bytes of a message: seconds of one message, and of each byte of it.
+
+    All sizes together, by least squares of what each is missed by in proportion; a single size tells of bytes alone.
+    """
+    sizes = np.array([argument_of(m, "bytes") for m in found])
+    seconds = np.maximum(sizes / np.array([m.value for m in found]), _LEAST)
+    if len(np.unique(sizes)) > 1:
+        terms = np.stack((np.ones_like(sizes), sizes), 1) / seconds[:, None]
+        call, each = np.linalg.lstsq(terms, np.ones_like(sizes), rcond=None)[0]
+        if call > 0 and each > 0:
+            return float(call), float(each)
+    return 0.0, float(np.median(seconds / sizes))
+
+
 def _read_beside(hardware: Hardware) -> float:
     """Seconds that reads take longer for a byte of a record that is written meanwhile, with the usual buffers.
 
@@ -337,6 +388,11 @@ def _write_power(hardware: Hardware) -> tuple[float, float]:
     size = argument_of(small, "record_bytes")
     usual = min(select(hardware, "write wall"), key=lambda m: abs(argument_of(m, "record_bytes") - size))
     share = argument_of(usual, "buffer_share")
+    if not argument_of(small, "buffer_share") < share:
+        raise ConfigError(
+            f"hardware: {small.what!r} was measured with buffer_share={small.arguments['buffer_share']}, 'write wall' "
+            f"with {share:g}; the first must be smaller, run `hotrow probe` again"
+        )
     power = np.log(small.value / usual.value) / np.log(share / argument_of(small, "buffer_share"))
     return share, float(np.clip(power, 0.0, 1.0))
 

@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]
 
 SSD_FACTOR = 4
 """Budget of SSD in bytes of all tables: never the limit."""
-_NUM_SAMPLES = 1 << 22
+NUM_SAMPLES = 1 << 26
+"""Of the profiles: as many as it takes for all rows of a table to come."""
 _NUM_CUTS = 48
 
 
@@ -110,7 +111,7 @@ def _instance(family: Family, number: int) -> Instance:
         tables=tuple(tables),
         profile=AccessProfile(
             tables=profiles,
-            num_samples=_NUM_SAMPLES,
+            num_samples=NUM_SAMPLES,
             batch_size=family.batch_size,
             look_ahead=2,
             source=f"instance {family.name}-{number}",
@@ -157,7 +158,7 @@ def zipf_profile(
     prefixes = sorted({0, *(int(p) for p in num_rows * np.array([0.001, 0.01, 0.1, 0.3]) if p >= 1)})
     return TableProfile(
         num_rows=num_rows,
-        num_lookups=_NUM_SAMPLES * ids_per_bag,
+        num_lookups=NUM_SAMPLES * ids_per_bag,
         num_distinct_rows=num_rows,
         heat_curve=curve,
         place_curve=curve,

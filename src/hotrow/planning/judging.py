@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hotrow.errors import PlanInfeasible
 from hotrow.optim import RowWiseAdagrad
 from hotrow.planning.cost import FixedCosts
 from hotrow.planning.driver import Task
 from hotrow.planning.hardware_rates import HardwareRates
-from hotrow.planning.infeasible import explain_least
+from hotrow.planning.infeasible import explain, explain_least
 from hotrow.planning.instances import Instance, reference_hardware
 from hotrow.planning.problem import Floats, Problem
 from hotrow.planning.search import solve
 from hotrow.planning.statistics import read_profile
-from hotrow.planning.uses import problem_of
+from hotrow.planning.uses import UseSearch, problem_of
 
 SEND_BYTE = 1e-9
 """Seconds a byte between ranks of the reference machine."""
@@ -28,7 +29,7 @@ MAX_PLANS = 40_000_000
 class Judged:
     """step_seconds: of the plan. bound: below which none is. optimum: None unless all plans were tried.
 
-    seconds: from tables and profile to plan and bound.
+    seconds: from tables and profile to plan and bound. gap_at_rates: to the bound if all plans had this one's rates.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Judged:
     optimum: float | None
     seconds: float
     is_complete: bool
+    gap_at_rates: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -47,7 +49,10 @@ class Judged:
 
 
 def judge(instance: Instance, *, seconds: float | None = None, seed: int = 0) -> Judged:
-    """Plan an instance on the reference machine. Raises PlanInfeasible where the smallest legal plan does not fit."""
+    """Search an instance at the reference machine's rates of no plan, the same for all: what the search leaves open.
+
+    Raises PlanInfeasible where the smallest legal plan does not fit.
+    """
     begin = time.monotonic()
     task = task_of(instance)
     limit = np.inf if seconds is None else begin + 0.5 * seconds
@@ -55,7 +60,7 @@ def judge(instance: Instance, *, seconds: float | None = None, seed: int = 0) ->
     explain_least(task, problem)
     found = solve(problem, None if seconds is None else seconds - (time.monotonic() - begin), seed)
     took = time.monotonic() - begin
-    return Judged(
+    judged = Judged(
         name=instance.name,
         num_tables=problem.num_tables,
         num_candidates=len(problem.base),
@@ -66,6 +71,32 @@ def judge(instance: Instance, *, seconds: float | None = None, seed: int = 0) ->
         seconds=took,
         is_complete=found.is_complete,
     )
+    return replace(judged, gap_at_rates=judged.gap)
+
+
+def judge_reported(instance: Instance, *, seconds: float | None = None, seed: int = 0) -> Judged:
+    """As ``judge``, but as ``hr.plan`` goes: each plan at the rates of what it uses, and the gap that it reports.
+
+    Raises PlanInfeasible where no plan is found.
+    """
+    begin, task = time.monotonic(), task_of(instance)
+    search = UseSearch(task, np.inf if seconds is None else begin + seconds, seed)
+    search.run(lambda problem: explain_least(task, problem))
+    best = search.best
+    if not best.is_feasible:
+        raise PlanInfeasible(explain(task, search.last_problem, is_proved=search.is_impossible))
+    return Judged(
+        name=instance.name,
+        num_tables=len(task.tables),
+        num_candidates=search.num_candidates,
+        step_seconds=best.step_seconds,
+        bound=search.bound,
+        method=search.method,
+        optimum=None,
+        seconds=time.monotonic() - begin,
+        is_complete=search.is_complete,
+        gap_at_rates=max(0.0, 1 - search.bound_at_rates / best.step_seconds),
+    )
 
 
 def task_of(instance: Instance) -> Task:
@@ -74,7 +105,7 @@ def task_of(instance: Instance) -> Task:
         tables=instance.tables,
         profile=instance.profile,
         statistics=read_profile(instance.tables, instance.profile)[0],
-        rates=replace(HardwareRates.of(reference_hardware()), send_byte=SEND_BYTE),
+        rates=replace(HardwareRates.of(reference_hardware()), send_byte=SEND_BYTE, reduce_byte=2 * SEND_BYTE),
         fixed=FixedCosts(),
         budget_bytes={
             "dram": (instance.dram_bytes,) * instance.world_size,

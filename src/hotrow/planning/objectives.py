@@ -77,18 +77,21 @@ def objective_of(
 def serve_resources(load: TableLoad, rates: HardwareRates) -> Resources:
     """As ``table_resources`` for rows that are only read: no update, nothing written; a query's thread reads itself."""
     background = translate_seconds(load, rates) + arrive_seconds(load, rates)
-    network = (load.bytes_sent + load.bytes_received) * rates.send_byte
+    network = (
+        load.bytes_sent + load.bytes_received
+    ) * rates.send_byte + load.bytes_reduced * rates.reduce_byte
     return forward_seconds(load, rates), background, read_seconds(load, rates), network, 0.0 * background
 
 
 def serve_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
     """What a stream of batches waits for: the cores, the disk, the network."""
     share = 1.0 / rates.num_cores
-    calls = rates.tiered_calls * share if fixed.is_tiered else 0.0
+    busy = fixed.foreground_seconds - fixed.exchange_seconds
+    busy += rates.tiered_calls * share if fixed.is_tiered else 0.0
     forms = (
-        Form((1.0, share, 0.0, 0.0, 0.0), fixed.foreground_seconds + calls, "cores"),
+        Form((1.0, share, 0.0, 0.0, 0.0), busy, "cores"),
         Form((0.0, 0.0, 1.0, 0.0, 0.0), 0.0, "disk"),
-        Form((0.0, 0.0, 0.0, 1.0, 0.0), 0.0, "network"),
+        Form((0.0, 0.0, 0.0, 1.0, 0.0), fixed.exchange_seconds, "network"),
     )
     assert all(len(form.coefficients) == len(RESOURCES) for form in forms)
     return forms

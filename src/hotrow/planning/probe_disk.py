@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from hotrow.planning.probe_dense import BATCHES, layer_steps
 from hotrow.planning.timing import MAX_ROUNDS, MIN_ROUNDS, Case, measurement
 from hotrow.storage import Buffers, TieredTable, open_native_store
 
+SCRATCH = ".hotrow-probe-"
+"""Followed by the number of the process."""
 SCAN_BYTES = 1 << 30
 QUEUE_DEPTHS = (1, 4, 16, 64)
 EXTENT_BYTES = (4096, 8192, 12288, 16384, 32768, 65536, 262144)
@@ -51,18 +54,22 @@ NEEDED_BYTES = SCAN_BYTES + 3 * LIVE_BYTES
 
 @contextmanager
 def scratch(directory: Path) -> Iterator[Path]:
-    """A directory of our own below ``directory``, removed in the end.
+    """A directory of our own below ``directory``, removed in the end; those of probes that were killed, before.
 
     Raises ConfigError where nothing can be written or not directly, StorageError (needs N bytes) for a full disk.
     """
-    path = directory / f".hotrow-probe-{os.getpid()}"
+    remove_leftovers(directory)
+    path = directory / f"{SCRATCH}{os.getpid()}"
     try:
         path.mkdir()
+        mark = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise ConfigError(
             f"{directory}: the probe cannot write there ({error.strerror}); give --dir a directory of the disk for rows"
         ) from error
     try:
+        with suppress(OSError):  # of file systems that cannot lock
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         refusal = load_native().why_not_direct(str(path))
         if refusal:
             raise ConfigError(
@@ -77,6 +84,37 @@ def scratch(directory: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(mark)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what probes left in ``directory`` that were killed: no process of this machine has their number, and none
+    of another one that shares the disk holds their directory."""
+    for path in directory.glob(f"{SCRATCH}*"):
+        number = path.name.removeprefix(SCRATCH)
+        if (
+            not number.isdecimal()
+            or path.is_symlink()
+            or (int(number) != os.getpid() and _is_alive(int(number)))
+        ):
+            continue
+        with suppress(OSError):
+            mark = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(mark)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        return True
+    return True
 
 
 class ScanFile:
@@ -342,7 +380,7 @@ def _overwrite(rows: RowsOnDisk) -> dict[str, float]:
     grown = sum(after[name] - before[name] for name in ("append_bytes", "compaction_bytes"))
     return {
         "pack": sum(turn.pack + turn.put for turn in turns) / count * 1e9,
-        "write out": others / count * 1e9,
+        "write out": max(0.0, others) / count * 1e9,  # a difference of two clocks
         "written": grown / count,
         "write wall": wall / count * 1e9,
     }

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hotrow.planning.bound import Dual, solve_dual, tighten
+from hotrow.planning.nearest import nearest
 from hotrow.planning.problem import Floats, Ints, Problem, Solution, solution_of
 from hotrow.planning.rebuild import Rebuilder
 
@@ -32,19 +33,24 @@ LUMPS = (0.5, 0.25, 0.1, 0.03)
 """Shares of a rank that are tried as the most of what it owns of one table."""
 HEADROOM = 0.01
 """Of the limits, for what owned tables leave unbalanced."""
+FEASIBLE_SECONDS, LEAST_SECONDS = 20.0, 2.0
+"""For finding any solution that is within the limits."""
 GOOD_ENOUGH = 1e-3
 """A gap below which nothing more is tried."""
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The best solution, a bound on all, the prices and what proved the bound. is_complete: not cut short by time."""
+    """The best solution, a bound on all, the prices and what proved the bound. is_complete: not cut short by time.
+    is_impossible: it is proved that no solution is within the limits.
+    """
 
     solution: Solution
     bound: float
     prices: Floats
     method: str
     is_complete: bool
+    is_impossible: bool = False
 
     @property
     def gap(self) -> float:
@@ -66,7 +72,9 @@ def solve(
 
     known: the problem's dual, if there is one already. rebuilds: whether tables are taken out and put back.
     Deterministic for a seed unless time cuts it short. Raises ValueError if even the mean over ranks of any choice
-    exceeds the limits; a solution that is not feasible is the least infeasible one that was found.
+    exceeds the limits. Where local search finds nothing within the limits HiGHS is asked whether anything is, and has
+    ``FEASIBLE_SECONDS`` for it at the most and ``LEAST_SECONDS`` whatever is left; a solution that is not feasible is
+    the least infeasible one that was found.
     """
     begin = time.monotonic()
     deadline = np.inf if seconds is None else begin + seconds
@@ -74,14 +82,17 @@ def solve(
         branch_seconds = 3.0 if problem.num_tables > 200 else 8.0 if problem.num_ranks == 1 else 90.0
     dual = known or solve_dual(problem, deadline if seconds is None else begin + 0.5 * seconds)
     search = LocalSearch(problem, dual, seed, deadline)
-    best = search.least()
+    best, is_impossible, is_asked = search.least(), False, False
     is_large = problem.num_ranks > 1 and problem.num_tables > REBUILT_TABLES
     for most in _lumps(problem, is_large):
         found = search.polished() if most is None else _with_small_lumps(problem, dual, most, seed, deadline)
         best = found if found is not None and found.is_better_than(best) else best
-        if search.is_over(best):
+        if not best.is_feasible and not is_asked:
+            best, is_impossible = search.within_limits(best)
+            is_asked = True
+        if is_impossible or search.is_over(best):
             break
-    best = search.rebuilt(best) if rebuilds else best
+    best = search.rebuilt(best) if rebuilds and best.is_feasible else best
     bound, method, is_proved = dual.value, "lagrangian", True
     if best.is_feasible and best.seconds - bound > GOOD_ENOUGH * best.seconds:
         tightened = tighten(problem, dual, best, min(deadline, time.monotonic() + branch_seconds))
@@ -89,7 +100,7 @@ def solve(
         if tightened.solution is not None and tightened.solution.is_better_than(best):
             best = tightened.solution
     is_complete = time.monotonic() < deadline and dual.is_converged and is_proved
-    return Found(best, min(bound, best.seconds), dual.prices, method, is_complete)
+    return Found(best, min(bound, best.seconds), dual.prices, method, is_complete, is_impossible)
 
 
 def _lumps(problem: Problem, is_large: bool) -> tuple[float | None, ...]:
@@ -181,6 +192,15 @@ class LocalSearch:
             found = self.polish(found.choice, found.owner)
             best = found if found.is_better_than(best) else best
         return best
+
+    def within_limits(self, best: Solution) -> tuple[Solution, bool]:
+        """What HiGHS finds within the limits, polished, and whether it proves that nothing is."""
+        left = max(LEAST_SECONDS, min(FEASIBLE_SECONDS, self.deadline - time.monotonic()))
+        found = nearest(self.problem, [np.inf] * self.problem.num_bounded, left)
+        if found.solution is None:
+            return best, found.is_proved
+        polished = self.polish(found.solution.choice, found.solution.owner)
+        return (polished if polished.is_better_than(found.solution) else found.solution), False
 
     def is_over(self, best: Solution | None) -> bool:
         if time.monotonic() > self.deadline:

@@ -1,11 +1,12 @@
 """Plans priced by what they use: rates depend on the bytes of DRAM that a plan takes and on those of its caches.
 
 Lookups are spread over all that a plan has in DRAM, and buffers go with its caches; both are known once there is a
-plan. Plans are therefore told apart by the DRAM that they use on the fullest rank, and on one rank by what of it is
-caches. Of those that use from a to b bytes, c to d of them for caches, none is faster than with arenas of a bytes and
-the buffers of d; at these rates, which do not depend on the plan, the search gives a bound for the whole range, of
-caches of at most d bytes and at most b - c beside them. The range of the lowest bound is cut in two until its bound is
-close to the best plan, each plan taken at its own rates.
+plan. Plans are therefore told apart by the DRAM that they use on the fullest rank, and by what of it is caches in the
+mean over ranks. Of those that use from a to b bytes, c to d of them for caches, none is faster than with arenas of a
+bytes and the buffers of d; at these rates, which do not depend on the plan, the search gives a bound for the whole
+range, of caches of at most d bytes and at most b - c beside them. The range of the lowest bound is cut in two until
+its bound is close to the best plan, each plan taken at its own rates. Plans without rows on SSD wait for no look-ahead
+thread, so their seconds have other forms: they are ranges of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from hotrow.core import EmbeddingConfig
 from hotrow.optim import Optimizer
-from hotrow.planning.bound import Dual, solve_dual
+from hotrow.planning.bound import Dual, prove, solve_dual
 from hotrow.planning.candidates import STRIPE, Candidates, all_candidates, prices_of
 from hotrow.planning.check import TIERS
 from hotrow.planning.hardware_rates import HardwareRates
@@ -40,6 +41,10 @@ SEARCHED_TABLES = 40
 """Above so many tables a range has the bound of the dual, and no search of its own."""
 RANGE_SECONDS = 3.0
 """That HiGHS has for a range."""
+WIDE = (1.15, 1.02)
+"""The least ratio of a range's ends that is cut: before HiGHS branches, and where it does not."""
+BRANCH_SECONDS = 30.0
+"""That it has for one of several ranks, whose relaxation is far below plans; once ranges are narrow."""
 SMALL_CACHES = float(1 << 19)
 UNITS = (1 << 30, 1 << 20, 1 << 10)
 
@@ -79,7 +84,7 @@ class Chosen:
 class _Range:
     """Plans that use so many bytes of DRAM on the fullest rank, of these so many for caches; none is below the bound.
 
-    caches_least, caches_most: told apart on one rank only.
+    caches_least, caches_most: in the mean over ranks. is_tiered: of all plans; else of those all in DRAM.
     """
 
     least: float
@@ -87,11 +92,16 @@ class _Range:
     caches_least: float
     caches_most: float
     bound: float
+    is_tiered: bool = True
 
     @property
     def ratios(self) -> tuple[float, float]:
         """Of its ends: DRAM, caches. Below ``SMALL_CACHES`` buffers are the least that there are."""
         return self.most / max(self.least, 1.0), self.caches_most / max(self.caches_least, SMALL_CACHES)
+
+    @property
+    def ratio(self) -> float:
+        return max(self.ratios) if self.is_tiered else self.ratios[0]
 
     def halves(self, by_caches: bool) -> tuple[_Range, _Range]:
         if by_caches:
@@ -107,12 +117,13 @@ class UseSearch:
     """The best plan that is found (``best``), and ``bound``: no plan within the budgets is below, each at its rates.
 
     bound_at_rates: no plan would be below if all had the rates of the best: what the search itself leaves open.
-    task: with the rates of no plan. deadline: of ``time.monotonic()``.
+    is_impossible: it is proved that no plan is within the budgets, as ``last_problem`` shows. task: with the rates of
+    no plan. deadline: of ``time.monotonic()``.
     """
 
     def __init__(self, task: Task, deadline: float = np.inf, seed: int = 0) -> None:
         self.task, self.deadline, self.seed = task, deadline, seed
-        self.is_complete, self.num_candidates, self.num_ranges = True, 0, 1
+        self.is_complete, self.num_candidates, self.num_ranges, self.is_impossible = True, 0, 0, False
         coarse = replace(task.setting(), num_sizes=2)  # the least of every prefix is among these
         candidates, starts = all_candidates(task.tables, task.statistics, coarse, deadline, task.grids)
         average = candidates.base[:, 0] + candidates.lump[:, 0] / task.world_size
@@ -120,7 +131,10 @@ class UseSearch:
         self.least = float(np.minimum.reduceat(average, starts[:-1]).sum())
         top = max(1.2 * float(np.maximum.reduceat(whole, starts[:-1]).sum()), 1.5 * task.whole_bytes)
         self.most = max(self.least, min(float(max(task.budget_bytes["dram"])), top))
+        only_whole = np.where(candidates.capacity_bytes > 0, np.inf, average)
+        self.least_whole = float(np.minimum.reduceat(only_whole, starts[:-1]).sum())
         self.best: Chosen
+        self.last_problem: Problem
         self.bound, self.bound_at_rates, self.method = 0.0, 0.0, "lagrangian"
 
     def run(self, on_first: Callable[[Problem], None]) -> None:
@@ -131,16 +145,34 @@ class UseSearch:
         on_first(problem)
         found = self._solve(problem, part)
         self.best = at_own_rates(self.task, candidates, problem, found)
+        self.is_impossible, self.last_problem = found.is_impossible, problem
+        if found.is_impossible:
+            return
         self._offer(self._all_in_dram(candidates, problem, found))
         self.bound, self.method = found.bound, found.method
+        ranges = [replace(root, bound=found.bound)]
+        if self.least_whole <= np.mean(self.task.budget_bytes["dram"]):
+            in_dram = _Range(
+                self.least_whole, max(self.most, self.least_whole), 0.0, 0.0, 0.0, is_tiered=False
+            )
+            ranges.append(self._bounded(in_dram, is_whole=True))
         self._search_at_own_rates()
-        self._cut(replace(root, bound=found.bound))
+        self._cut(ranges)
         step = self.best.step_seconds
         self.bound = self.bound_at_rates = min(self.bound, step)
-        if self.best.is_feasible and self.bound < step * (1 - CLOSE_ENOUGH):
-            part = self._half()
-            found = self._solve(self._problem(self.best.rates, self.most, part)[1], part)
-            self.bound_at_rates = min(max(found.bound, self.bound), step)
+        if not self.best.is_feasible:
+            self.last_problem = self._problem(self.best.rates, self.most, np.inf)[1]
+        elif self.bound < step * (1 - CLOSE_ENOUGH):
+            self.bound_at_rates = min(max(self._bound_at(self.best.rates, len(ranges) > 1), self.bound), step)
+
+    def _bound_at(self, rates: HardwareRates, may_be_whole: bool) -> float:
+        """No plan is below it if all have these rates. may_be_whole: there are plans all in DRAM."""
+        part = self._half()
+        bound = self._solve(self._problem(rates, self.most, part)[1], part).bound
+        if may_be_whole:
+            _, problem = self._problem(rates, self.most, part, is_tiered=False)
+            bound = min(bound, self._solve(problem, self._half()).bound)
+        return bound
 
     def _search_at_own_rates(self) -> None:
         """Search again at the rates of the plan before, until they stay as they are."""
@@ -160,58 +192,123 @@ class UseSearch:
             if 0.98 <= change <= 1.02:
                 return
 
-    def _cut(self, root: _Range) -> None:
+    def _cut(self, ranges: list[_Range]) -> None:
         """Cut the range of the lowest bound in two, until that is close to the best plan."""
-        ranges = [root]
+        self.num_ranges, ranges = len(ranges), list(ranges)
         limit = next((count for tables, count in MAX_RANGES if len(self.task.tables) <= tables), 1)
         while self.num_ranges < limit and self.best.is_feasible:
-            at = min(range(len(ranges)), key=lambda i: ranges[i].bound)
+            wide = [i for i, each in enumerate(ranges) if each.ratio >= WIDE[0] or not self._branches()]
+            at = min(wide, key=lambda i: ranges[i].bound, default=-1)
+            if at < 0 or ranges[at].bound >= self.best.step_seconds * (1 - CLOSE_ENOUGH):
+                break
             lowest = ranges[at]
+            if lowest.ratio < WIDE[1]:
+                break
             of_dram, of_caches = lowest.ratios
-            by_caches = self.task.world_size == 1 and of_caches > of_dram
-            if lowest.bound >= self.best.step_seconds * (1 - CLOSE_ENOUGH):
-                break
-            if max(of_dram, of_caches if by_caches else 0.0) < 1.02:
-                break
+            by_caches = lowest.is_tiered and of_caches > of_dram
+            if self._branches() and lowest.is_tiered and min(lowest.ratios) >= WIDE[1]:
+                by_caches = self._depends_on_caches(lowest)
             if time.monotonic() >= self.deadline:
                 self.is_complete = False
                 break
             ranges[at : at + 1] = [self._bounded(part) for part in lowest.halves(by_caches)]
             self.num_ranges += 1
+        self._branch(ranges)
         self.bound = min(each.bound for each in ranges)
         if self.num_ranges > 1:
             self.method += f", {self.num_ranges} ranges of use"
 
-    def _bounded(self, part: _Range) -> _Range:
-        """A range with its own bound, if that is above the one it has; what its search finds is offered."""
-        until, uses = self._half(), None
-        if self.task.world_size == 1:
-            uses = (part.caches_most, part.most - part.caches_least)
-        candidates, problem = self._problem(self._ideal(part), part.most, until, uses)
+    def _bounded(self, part: _Range, *, is_whole: bool = False) -> _Range:
+        """A range with its own bound, if that is above the one it has; what its search finds is offered.
+
+        is_whole: no part of another range, so it is searched however many tables there are.
+        """
+        until = self._half()
+        candidates, problem = self._problem_of(part, until)
         try:
             dual = solve_dual(problem, until)
         except ValueError:  # nothing is within the limits
             return replace(part, bound=np.inf)
         bound = max(part.bound, dual.value)
-        is_open = bound < self.best.step_seconds * (1 - CLOSE_ENOUGH)
-        if is_open and len(self.task.tables) <= SEARCHED_TABLES:
+        target = self.best.step_seconds * (1 - CLOSE_ENOUGH)
+        is_open = bound < target
+        if is_open and self.task.world_size > 1 and self.best.is_feasible:
+            bound = max(bound, prove(problem, dual, target, until, branches=False).value)
+            is_open = is_whole  # what is narrower is branched on later
+        if is_open and (is_whole or len(self.task.tables) <= SEARCHED_TABLES):
             found = self._solve(problem, until, dual)
-            self._offer(at_own_rates(self.task, candidates, problem, found))
-            if found.solution.is_feasible:
+            chosen = at_own_rates(self.task, candidates, problem, found)
+            self._offer(chosen)
+            if len(problem.base) == problem.num_tables and chosen.is_feasible:  # the only plan of the range
+                bound = chosen.step_seconds
+            elif found.solution.is_feasible:
                 bound = max(bound, found.bound)
         return replace(part, bound=bound)
+
+    def _depends_on_caches(self, part: _Range) -> bool:
+        """Whether the bound of a range would rise more with the buffers of its least caches than with its most DRAM."""
+        until = self._half()
+        uses = part.caches_most, part.most - part.caches_least
+        ends = replace(part, least=part.most), replace(part, caches_most=part.caches_least)
+        of_dram, of_caches = (
+            solve_dual(self._problem(self._ideal(end), part.most, until, uses)[1], until).value
+            for end in ends
+        )
+        return of_caches > of_dram
+
+    def _branches(self) -> bool:
+        """Whether ranges are cut by relaxations alone, and branched on then."""
+        return self.task.world_size > 1 and len(self.task.tables) <= SEARCHED_TABLES
+
+    def _branch(self, ranges: list[_Range]) -> None:
+        """On several ranks, branch in the range of the lowest bound, as long as there is time."""
+        if not self._branches() or not self.best.is_feasible:
+            return
+        tried = set[int]()
+        while len(tried) < len(ranges):
+            target = self.best.step_seconds * (1 - CLOSE_ENOUGH)
+            is_open = [i for i, each in enumerate(ranges) if each.bound < target]
+            at = min(is_open, key=lambda i: ranges[i].bound, default=-1)
+            if at < 0 or at in tried:
+                break
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                self.is_complete = False
+                break
+            tried.add(at)
+            until = time.monotonic() + min(BRANCH_SECONDS, max(left / 2, left / len(is_open), RANGE_SECONDS))
+            part = ranges[at]
+            candidates, problem = self._problem_of(part, until)
+            dual = solve_dual(problem, until)
+            found = prove(problem, dual, target, until)
+            ranges[at] = replace(part, bound=max(part.bound, found.value))
+            self.is_complete &= found.is_complete
+            self.method = f"{self.method.split(',')[0]}, branched"
+            if found.solution is not None:
+                as_found = Found(found.solution, found.value, dual.prices, found.method, found.is_complete)
+                self._offer(at_own_rates(self.task, candidates, problem, as_found))
 
     def _ideal(self, part: _Range) -> HardwareRates:
         """Rates that no plan of a range is faster with than at its own."""
         rates = self.task.rates.never_falling()
         return rates.behind(part.caches_most, self.task.whole_bytes, part.least, part.most)
 
+    def _problem_of(self, part: _Range, until: float) -> tuple[Candidates, Problem]:
+        uses = (part.caches_most, part.most - part.caches_least) if part.is_tiered else None
+        return self._problem(self._ideal(part), part.most, until, uses, is_tiered=part.is_tiered)
+
     def _problem(
-        self, rates: HardwareRates, most: float, deadline: float, uses: tuple[float, float] | None = None
+        self,
+        rates: HardwareRates,
+        most: float,
+        deadline: float,
+        uses: tuple[float, float] | None = None,
+        *,
+        is_tiered: bool = True,
     ) -> tuple[Candidates, Problem]:
         budget = dict(self.task.budget_bytes)
         budget["dram"] = tuple(min(size, int(np.ceil(most))) for size in budget["dram"])
-        task = replace(self.task, rates=rates, budget_bytes=budget, use_bytes=uses)
+        task = replace(self.task, rates=rates, budget_bytes=budget, use_bytes=uses, is_tiered=is_tiered)
         found = problem_of(task, deadline)
         self.num_candidates = max(self.num_candidates, len(found[0]))
         self.is_complete &= time.monotonic() <= deadline
@@ -220,7 +317,7 @@ class UseSearch:
     def _solve(self, problem: Problem, deadline: float, dual: Dual | None = None) -> Found:
         """dual: of a range, which is searched more briefly."""
         left = None if np.isinf(deadline) else max(deadline - time.monotonic(), 0.0)
-        seconds = None if dual is None else RANGE_SECONDS
+        seconds = None if dual is None and self.task.world_size == 1 else RANGE_SECONDS
         found = solve(problem, left, self.seed, seconds, known=dual, rebuilds=dual is None)
         self.is_complete &= found.is_complete
         return found
@@ -235,7 +332,7 @@ class UseSearch:
             self.best = chosen
 
     def _all_in_dram(self, candidates: Candidates, problem: Problem, found: Found) -> Chosen | None:
-        """The plan that waits for no look-ahead thread, which the forms of the others do not know; on one rank."""
+        """On one rank the only plan without rows on SSD, so that it is told beside the placements of all others."""
         is_whole = candidates.capacity_bytes == 0
         choice = problem.cheapest(np.where(is_whole, 0.0, 1.0))
         if problem.num_ranks > 1 or not is_whole[choice].all():
@@ -248,6 +345,9 @@ def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Proble
     """The candidates of all tables at the task's rates, and the problem of choosing among them."""
     setting = task.setting()
     candidates, starts = all_candidates(task.tables, task.statistics, setting, deadline, task.grids)
+    if not task.is_tiered:
+        kept = np.flatnonzero(candidates.capacity_bytes == 0)
+        candidates, starts = candidates.take(kept), np.searchsorted(kept, starts).astype(np.int64)
     return candidates, Problem(
         base=candidates.base,
         lump=candidates.lump,
@@ -259,7 +359,7 @@ def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Proble
 
 
 def at_own_rates(task: Task, candidates: Candidates, problem: Problem, found: Found) -> Chosen:
-    """A solution at the rates of what it uses: DRAM of the fullest rank, caches of the rank that has least of them."""
+    """A solution at the rates of what it uses: DRAM of the fullest rank, caches in the mean over ranks."""
     solution = found.solution
     tables = candidates.take(solution.choice)
     is_here = (solution.owner == np.arange(task.world_size)[:, None]) | (solution.owner < 0)
@@ -267,14 +367,14 @@ def at_own_rates(task: Task, candidates: Candidates, problem: Problem, found: Fo
     caches = np.where(is_here, tables.capacity_bytes, 0.0).sum(1)
     kept = np.where(tables.capacity_bytes > 0, tables.num_pinned, tables.num_slots) * tables.load[:, 3]
     pinned = np.where(is_here, kept, 0.0).sum(1)
-    has_caches = caches > 0
     rates = task.rates.behind(
-        float(caches[has_caches].min(initial=np.inf)) if has_caches.any() else 0.0,
+        float(caches.mean()),
         task.whole_bytes,
         float(used.max()),
         float(pinned.min()),
     )
-    setting = replace(task, rates=rates).setting()
+    task = replace(task, rates=rates, use_bytes=None, is_tiered=bool(caches.any()))
+    setting = task.setting()
     base, lump = prices_of(tables, setting)
     own = Problem(
         base=base,
@@ -285,19 +385,7 @@ def at_own_rates(task: Task, candidates: Candidates, problem: Problem, found: Fo
         constants=setting.objective.constants,
     )
     again = solution_of(own, np.arange(len(tables)), solution.owner)
-    step = again.seconds
-    if not (tables.capacity_bytes > 0).any():
-        step = _untiered(replace(task, rates=rates), own, again)
-    return Chosen(candidates, problem, found, tables, rates, own, step, again.is_feasible)
-
-
-def _untiered(task: Task, problem: Problem, solution: Solution) -> float:
-    """Seconds of a step without rows on SSD: there is no look-ahead thread to wait for."""
-    fewer = task.costs(is_tiered=False)
-    parts = problem.loads(solution.choice, solution.owner)[:, problem.num_bounded :] - problem.constants
-    names = [form.name for form in task.costs(is_tiered=True).forms]
-    kept = [names.index(form.name) for form in fewer.forms if form.name in names]
-    return float((parts[:, kept] + fewer.constants[: len(kept)]).max())
+    return Chosen(candidates, problem, found, tables, rates, own, again.seconds, again.is_feasible)
 
 
 def worth(task: Task, best: Chosen) -> Floats:
@@ -306,11 +394,12 @@ def worth(task: Task, best: Chosen) -> Floats:
     The difference of two bounds, at the budget and at one unit more (GiB, or MiB or KiB where the budget is less than
     two): at the least legal budget a price of the dual alone is whatever it likes.
     """
-    wide = 4.0 * max(task.budget_bytes["dram"]) + task.whole_bytes
-    uses = (
-        (wide, wide) if best.problem.num_bounded > task.limits(task.costs(is_tiered=True)).shape[1] else None
-    )
-    limits = replace(task, use_bytes=uses).limits(task.costs(is_tiered=True))
+    limits = best.problem.limits.copy()
+    limits[:, : len(TIERS)] = np.array([task.budget_bytes[tier] for tier in TIERS], np.float64).T
+    if (
+        best.problem.num_bounded >= len(TIERS) + 2
+    ):  # bytes of caches and of DRAM beside them: not bounded by the task
+        limits[:, len(TIERS) : len(TIERS) + 2] = 4.0 * max(task.budget_bytes["dram"]) + task.whole_bytes
     problem = replace(best.problem, limits=limits)
     now = solve_dual(problem)
     found: Floats = now.prices.copy()

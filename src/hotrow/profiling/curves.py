@@ -52,13 +52,12 @@ class Heat:
 def _estimated(counted: Counted) -> tuple[Floats, Floats]:
     head = np.array([row for row, _ in counted.frequent], np.uint32)
     head_counts = np.array([count for _, count in counted.frequent], np.float64)
-    rows, counts = np.unique(counted.rows, return_counts=True)
-    tail = counts[~np.isin(rows, head)].astype(np.float64)
-    time = counted.followed_share(0, counted.num_samples)
+    found = counted.row_counts([0, counted.num_samples])
+    tail = found.counts[0][~np.isin(found.rows, head)].astype(np.float64)
     weight = 1.0 / counted.row_rate
     rest = max(counted.num_lookups - float(head_counts.sum()), 0.0)
     seen = float(tail.sum()) * weight
-    tail *= rest / seen if seen else 1.0 / time
+    tail *= rest / seen if seen else 1.0
     every = np.concatenate((head_counts, tail))
     weights = np.concatenate((np.ones(len(head_counts)), np.full(len(tail), weight)))
     order = np.argsort(-every, kind="stable")

@@ -11,17 +11,20 @@ from typing import Any, Literal
 from hotrow.core import IDENTITY_ORDER, EmbeddingConfig
 from hotrow.errors import ConfigError, DataError
 from hotrow.profiles import AccessProfile, TableProfile
-from hotrow.profiling.counting import Counted, Counting
+from hotrow.profiling.counting import MAX_SAMPLES, Counted, Counting
 from hotrow.profiling.curves import Heat, place_curve, pooling_curve
 from hotrow.profiling.drift import drift
 from hotrow.profiling.fits import Laws
 from hotrow.profiling.followed import Followed
 from hotrow.profiling.heat_order import HEAT_ORDER, judged_place_curves
 from hotrow.profiling.inputs import Layout, jagged
-from hotrow.sizes import parse_bytes
+from hotrow.sizes import parse_bytes, whole
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is done, how far it is, and of how much if known."""
+
+
+MAX_AHEAD, MAX_WINDOWS, MAX_THREADS = 1 << 20, 1024, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,14 @@ def profile(
     """
     if order not in ("identity", "heat"):
         raise ConfigError(f"profile: order {order!r} is not identity or heat")
-    given = {"batch_size": (batch_size, 1), "look_ahead": (look_ahead, 0), "num_windows": (num_windows, 2)}
-    given["num_threads"] = (num_threads, 1)
-    for name, (value, least) in given.items():
-        if value is not None and value < least:
-            raise ConfigError(f"profile: {name}={value}; give at least {least}")
+    for name, value, least, most in (
+        ("batch_size", batch_size, 1, MAX_SAMPLES),
+        ("look_ahead", look_ahead, 0, MAX_AHEAD),
+        ("num_windows", num_windows, 2, MAX_WINDOWS),
+        ("num_threads", num_threads, 1, MAX_THREADS),
+    ):
+        if value is not None or name in ("look_ahead", "num_windows"):
+            whole(value, f"profile: {name}", least, most)
     layout = Layout(tables)
     memory_bytes = parse_bytes(memory, "memory")
     threads = num_threads or len(os.sched_getaffinity(0))
@@ -79,7 +85,7 @@ def profile(
             if not kjt.stride():
                 continue
             batch_size = batch_size or kjt.stride()
-            counting = Counting(layout, memory_bytes, batch_size, threads)
+            counting = Counting(layout, memory_bytes, batch_size, threads, num_windows)
         counting.add(kjt)
         if progress is not None:
             progress("samples", counting.num_samples, None)
@@ -130,7 +136,7 @@ def _one_table(counted: Counted, options: _Options) -> TableProfile:
     pooling, mean = pooling_curve(counted)
     if not counted.num_lookups:
         return TableProfile(
-            num_rows=counted.num_rows,
+            num_rows=max(counted.num_rows, 1),  # 0 where ids would have told
             num_lookups=0,
             num_distinct_rows=0,
             heat_curve=(),
@@ -148,6 +154,7 @@ def _one_table(counted: Counted, options: _Options) -> TableProfile:
     else:
         curve, late = place_curve(counted, 0, end), place_curve(counted, end * 3 / 4, end)
     ratio_curve, ratio_error = followed.miss_ratio_curve()
+    drift_points, drift_remark = drift(followed, options.num_windows)
     num_inner = 1 if options.num_tables > 1 else options.num_threads
     return TableProfile(
         num_rows=counted.num_rows,
@@ -163,17 +170,18 @@ def _one_table(counted: Counted, options: _Options) -> TableProfile:
         pooling=pooling,
         mean_pooling_factor=mean,
         num_features=counted.num_features,
-        drift=drift(followed, options.num_windows),
+        drift=drift_points,
         fits=options.laws.fits(heat, counted.num_rows),
         order_id=HEAT_ORDER if by_heat else IDENTITY_ORDER,
         exact=heat.is_exact,
-        how=_how(counted),
+        how="; ".join(part for part in (_how(followed), drift_remark) if part),
         sampled=counted.row_rate,
     )
 
 
-def _how(counted: Counted) -> str:
+def _how(followed: Followed) -> str:
     """In words: how rows were counted and how much of their reuse was followed."""
+    counted = followed.counted
     if counted.touched is not None:
         text = "every row counted"
     else:
@@ -183,5 +191,15 @@ def _how(counted: Counted) -> str:
         )
     if counted.is_complete:
         return text + "; every lookup followed"
-    text += f"; reuse of {counted.row_rate:.3%} of the rows followed"
-    return text if counted.time_level == 0 else text + f", in 1 of {1 << counted.time_level} spans of time"
+    text += (
+        f"; reuse of {counted.row_rate:.3%} of the rows followed ({len(followed.all.places)} rows, by hash)"
+    )
+    if not len(followed.all.places):
+        text += ", so that there are no curves of reuse; give more memory or smaller batches"
+    if counted.time_level == 0:
+        return text
+    num_spans = len(counted.spans(0, counted.num_samples))
+    return text + (
+        f" in {num_spans} spans of time of {counted.span} samples (1 in {1 << counted.time_level}), which leave "
+        "open how long a row was away at its first lookup in a span; drift by their counts over all of the time"
+    )

@@ -1,15 +1,12 @@
-"""Reuse of a table's rows, from the lookups that were followed.
+"""What a table's followed lookups tell: miss ratios by cache size, and distinct rows of batches.
 
-The rows of some hash values are followed with all of their lookups (Waldspurger et al.: Efficient MRC Construction with
-SHARDS, FAST 2015). What they miss is set against the lookups expected of them, not those that are there (SHARDS-adj):
-a hot row more or less in the sample changes little. What the sample leaves open is estimated from its quarters.
+What sampling leaves open is estimated from eight parts of the followed rows and, where time is sampled, from its spans;
+lookups whose distance lies across a gap count as half missed, and the other half is added to the error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +15,17 @@ from hotrow.kernels import load_native
 from hotrow.profiles import Curve, MissCurve
 from hotrow.profiling.counting import Counted, as_native
 from hotrow.profiling.curves import cuts
+from hotrow.profiling.reuse import (
+    NEVER,
+    Bools,
+    Floats,
+    Ints,
+    Stream,
+    first_touches,
+    half_width,
+    row_hashes,
+)
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Rows = NDArray[np.uint32]
-
-NEVER = 0xFFFFFFFF
 PREFIX_SHARES = (1 / 256, 1 / 32, 1 / 4)
 """Pinned prefixes that miss curves are made behind, beside none: shares of the places."""
 NUM_SIZES = 24
@@ -32,63 +34,13 @@ NUM_SIMULATED_SIZES = (9, 5)
 MAX_SIMULATED = 1 << 20
 """First touches of batches that each cache of W-TinyLFU is simulated on, over all tables."""
 TABLE_SIMULATED = (1 << 15, 1 << 18)
-MIN_SIMULATED_ROWS = 4096
-NUM_PARTS = 4
+MIN_SIMULATED_ROWS = 1024
+NUM_CHECKED_SIZES = 4
+"""Simulated on quarters of the rows to estimate the error of W-TinyLFU."""
 NEAR = 16
 """Times the slots of the largest batch, up to which LRU is simulated, too: of few slots it matters in which order the
 rows of one batch leave."""
 LRU, W_TINY_LFU = 2, 3  # their numbers in the native caches
-
-
-@dataclass
-class Stream:
-    """Followed lookups of some rows, rows renumbered in order of place.
-
-    places: of the rows, ascending [U]. rows [n], batches [n]: of each lookup. rate: share of the rows that these are.
-    """
-
-    places: Ints
-    rows: Rows
-    batches: Rows
-    rate: float
-
-    def of_rows(self, kept: NDArray[np.bool_], rate: float) -> Stream:
-        """The lookups of the rows that are kept [U], which are ``rate`` of all rows."""
-        numbers = (np.cumsum(kept) - 1).astype(np.uint32)
-        lookups = kept[self.rows]
-        return Stream(self.places[kept], numbers[self.rows[lookups]], self.batches[lookups], rate)
-
-    def behind(self, prefix: int) -> Stream:
-        """The lookups of places from ``prefix`` on."""
-        return self if prefix == 0 else self.of_rows(self.places >= prefix, self.rate)
-
-    def of_parts(self) -> list[Stream]:
-        """Four streams of as many rows each, by another hash than the one that decided which are followed."""
-        hashes = _hashes(self.places, seed=1) % NUM_PARTS
-        return [self.of_rows(hashes == part, self.rate / NUM_PARTS) for part in range(NUM_PARTS)]
-
-    def begins(self) -> Ints:
-        """Where each batch begins, and the end."""
-        if not len(self.rows):
-            return np.zeros(1, np.int64)
-        starts = np.flatnonzero(np.diff(self.batches)) + 1
-        return np.concatenate(([0], starts, [len(self.rows)])).astype(np.int64)
-
-    def distances(self, begins: Ints) -> NDArray[np.uint32]:
-        """LRU stack distance of every lookup; ``begins``: where groups that move up together begin, and the end."""
-        if not len(self.rows):
-            return np.empty(0, np.uint32)
-        rows, begins = as_native(self.rows, np.uint32), as_native(begins, np.int64)
-        found: NDArray[np.uint32] = load_native().stack_distances(
-            rows.ctypes.data, len(rows), begins.ctypes.data, len(begins) - 1, len(self.places)
-        )
-        return found
-
-
-def _hashes(places: Ints, seed: int) -> Rows:
-    rows = as_native(places, np.uint32)
-    found: Rows = load_native().row_hashes(rows.ctypes.data, len(rows), seed)
-    return found
 
 
 class Followed:
@@ -96,70 +48,78 @@ class Followed:
 
     def __init__(self, counted: Counted, batch_size: int, num_distinct: int, by_heat: bool = False) -> None:
         self.counted, self.batch_size, self.num_distinct = counted, batch_size, num_distinct
-        rows = as_native(counted.rows, np.uint32)
-        places, numbers = load_native().renumber(rows.ctypes.data, len(rows))
-        batches = (counted.samples // np.uint32(batch_size)).astype(np.uint32)
-        self.all = Stream(places.astype(np.int64), numbers, batches, counted.row_rate)
         self.num_batches = -(-counted.num_samples // batch_size)
         self.half = self.num_batches // 2
+        rows = as_native(counted.rows, np.uint32)
+        places, numbers = load_native().renumber(rows.ctypes.data, len(rows))
+        if counted.time_level > 0:  # rows between the spans are of the sample, too
+            every = np.sort(counted.windowed_rows)
+            numbers = np.searchsorted(every, places).astype(np.uint32)[numbers]
+            places = every
+        batches = (counted.samples // np.uint32(batch_size)).astype(np.uint32)
+        rate = 1.0 if counted.row_rate == 1.0 else min(len(places) / max(num_distinct, 1), 1.0)
+        self.number = np.arange(len(places))  # of each followed row, ascending, among the places
         if by_heat:
-            self._order_by_heat()
+            self.number = self._order_by_heat()
+            numbers = self.number.astype(np.uint32)[numbers]
+            places = (np.arange(len(places)) / max(rate, 1e-12)).astype(np.int64)
+        span_batches = counted.span // batch_size if counted.time_level > 0 else 0
+        self.all = Stream(places.astype(np.int64), numbers, batches, rate, span_batches)
         self.firsts = self._first_touches()
 
-    def _order_by_heat(self) -> None:
-        """Places by the lookups of the first half of the batches, most first; then by id."""
-        stream = self.all
-        first = stream.rows[stream.batches < self.half]
-        order = np.argsort(-np.bincount(first, minlength=len(stream.places)), kind="stable")
-        number = np.empty(len(order), np.uint32)
-        number[order] = np.arange(len(order), dtype=np.uint32)
-        places = (np.arange(len(order)) / stream.rate).astype(np.int64)
-        self.all = Stream(places, number[stream.rows], stream.batches, stream.rate)
+    def _order_by_heat(self) -> Ints:
+        """Number of each followed row by the lookups of the first half of the batches, most first; then by id."""
+        counts = self.counted.row_counts([0, self.half * self.batch_size]).counts[0]
+        number = np.empty(len(counts), np.int64)
+        number[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        return number
 
     def _first_touches(self) -> Stream:
         """Of the lookups those that touch their row first in their batch."""
         stream = self.all
         if not len(stream.rows):
             return stream
-        rows, batches = as_native(stream.rows, np.uint32), as_native(stream.batches, np.uint32)
-        at = load_native().first_touches(rows.ctypes.data, batches.ctypes.data, len(rows), len(stream.places))
-        return Stream(stream.places, rows[at], batches[at], stream.rate)
+        at = first_touches(stream.rows, stream.batches, len(stream.places))
+        return Stream(stream.places, stream.rows[at], stream.batches[at], stream.rate, stream.span_batches)
 
-    def expected(self, begin: int, end: int) -> float:
-        """Lookups of all rows in followed samples [begin, end)."""
-        return self.counted.num_lookups_between(begin, end) * self.counted.followed_share(begin, end)
+    def num_between(self, begin: int, end: int) -> float:
+        """Lookups of all rows in [begin, end), as far as time was followed."""
+        if self.counted.row_rate == 1.0:
+            return float(np.diff(np.searchsorted(self.counted.samples, [begin, end]))[0])
+        return self.counted.num_followed_between(begin, end)
 
-    def num_judged(self) -> float:
-        """Lookups of all rows in the second half of the batches, as far as time was followed."""
-        if self.counted.is_complete:
-            return float(np.count_nonzero(self.all.batches >= self.half))
-        return self.expected(self.half * self.batch_size, self.counted.num_samples)
+    def by_span(self, begin: int) -> list[tuple[int, int, float]]:
+        """(first batch, end, lookups of all rows) of each span of samples [begin, the end), short ones left out."""
+        found = []
+        for a, b in self.counted.spans(begin, self.counted.num_samples):
+            found.append((a // self.batch_size, -(-b // self.batch_size), self.num_between(a, b)))
+        most = max((num for *_, num in found), default=0.0)
+        return [span for span in found if span[2] > most / 2]  # not what the ends cut off
 
     # -- the textbook's curve ------------------------------------------------------------------------------------------
 
     def miss_ratio_curve(self) -> tuple[Curve, float]:
-        """LRU miss ratio of single lookups by cache rows, and the half-width of what sampling leaves open."""
-        sizes = cuts(max(self.num_distinct, 1), 64)
-        curve = self._single_misses(self.all, sizes)
-        if curve is None:
-            return (), 0.0
-        error = 0.0
-        if not self.counted.is_complete:
-            error = _half_width([self._single_misses(part, sizes) for part in self.all.of_parts()])
-        return tuple((int(x), float(y)) for x, y in zip(sizes, curve)), error
+        """LRU miss ratio of single lookups by cache rows, and the half-width of what sampling leaves open.
 
-    def _single_misses(self, stream: Stream, sizes: Ints) -> Floats | None:
-        distances = stream.distances(np.arange(len(stream.rows) + 1))
-        again = np.sort(distances[distances != NEVER]) / stream.rate
-        if self.counted.is_complete and stream.rate == 1.0:
-            expected = float(len(again))
-        else:
-            every = self.expected(0, self.counted.num_samples) * stream.rate
-            expected = every - min(self.num_distinct * stream.rate, len(stream.places))
-        if expected <= 0:
-            return None
-        found: Floats = np.clip((len(again) - np.searchsorted(again, sizes)) / expected, 0.0, 1.0)
-        return found
+        A sample resolves caches of 1 / rate rows and more; smaller ones are left out.
+        """
+        sizes = cuts(max(self.num_distinct, 1), 64)
+        sizes = sizes[sizes * self.all.rate >= 1.0]
+        every = (0, self.num_batches, self.num_between(0, self.counted.num_samples))
+        found = _single_misses(self.all, sizes, [every])
+        if not found:
+            return (), 0.0
+        low, high = found[0]
+        error = np.zeros(1)
+        if not self.counted.is_complete:
+            parts = [_single_misses(part, sizes, [every]) for part in self.all.of_parts()]
+            error = half_width([np.mean(part[0], axis=0) for part in parts if part])
+            if self.counted.time_level > 0:
+                spans = _single_misses(self.all, sizes, self.by_span(0))
+                error = np.hypot(error, half_width([np.mean(span, axis=0) for span in spans]))
+        middle = (low + high) / 2
+        worst = min(float((error + (high - low) / 2).max()), 1.0)
+        return tuple((int(x), float(y)) for x, y in zip(sizes, middle)), worst
 
     # -- hotrow's caches -----------------------------------------------------------------------------------------------
 
@@ -170,7 +130,8 @@ class Followed:
 
     def miss_curves(self, look_ahead: int, num_tables: int, num_threads: int) -> tuple[MissCurve, ...]:
         """Rows read per lookup of the second half by LRU and by W-TinyLFU; () for fewer than two batches."""
-        num_judged = self.num_judged()
+        begin = self.half * self.batch_size
+        num_judged = self.num_between(begin, self.counted.num_samples)
         if self.num_batches < 2 or not num_judged or not len(self.firsts.rows):
             return ()
         judge = _Judge(self.half, num_judged, look_ahead, num_threads)
@@ -178,36 +139,48 @@ class Followed:
         wanted = min(max(MAX_SIMULATED // num_tables, least), most)
         thinned = self._thinned(wanted)
         found: list[MissCurve] = []
-        errors = (0.0, 0.0)
+        tiny_error = 0.0  # told without a prefix: behind one there is less that can differ
         for prefix in self.prefixes():
             stream, few = self.firsts.behind(prefix), thinned.behind(prefix)
             if not len(stream.rows):
                 continue
             sizes = _sizes(stream)
-            stack = judge.lru(stream, sizes)
-            if not found:  # the largest, as fewer misses are open behind a prefix
-                errors = self._errors(judge, sizes, thinned)
+            low, high, is_open = judge.lru(stream, sizes)
+            stack = (low + high) / 2
+            error = self._error(judge, prefix, sizes)
             num_simulated = NUM_SIMULATED_SIZES[prefix > 0]
             num_simulated = max(num_simulated, num_simulated * wanted // max(len(few.rows), 1))
             near = sizes[sizes <= NEAR * sizes[0]]
             lru = judge.more_than_stack(LRU, few, near, sizes, max(4, num_simulated // 2))
             lru[len(near) :] = 0.0
-            found.append(_curve("lru", prefix, sizes, stack + np.nan_to_num(lru), errors[0]))
+            half_open = float((high - low).max()) / 2
+            found.append(_curve("lru", prefix, sizes, stack + np.nan_to_num(lru), error + half_open))
             tiny = judge.more_than_stack(W_TINY_LFU, few, sizes, sizes, num_simulated)
             if np.isfinite(tiny).any():
                 at = np.isfinite(tiny)
-                found.append(_curve("wtinylfu", prefix, sizes[at], (stack + tiny)[at], errors[1]))
+                if prefix == 0 and few.rate < 1.0:
+                    tiny_error = judge.error_of_more(W_TINY_LFU, few, sizes, tiny)
+                # No distance says which of its open lookups hit.
+                error += tiny_error + is_open / 2
+                found.append(_curve("wtinylfu", prefix, sizes[at], (stack + tiny)[at], error))
         return tuple(found)
 
-    def _errors(self, judge: _Judge, sizes: Ints, thinned: Stream) -> tuple[float, float]:
-        """Half-widths of LRU and of W-TinyLFU, whose thinner sample leaves half of its own open: the rest cancels."""
-        error = 0.0
-        if not self.counted.is_complete:
-            error = _half_width([judge.lru(part, sizes) for part in self.firsts.of_parts()])
-        if thinned.rate == self.firsts.rate:
-            return error, error
-        own = _half_width([judge.lru(part, sizes) for part in thinned.of_parts()])
-        return error, min(error + own / 2, 1.0)
+    def _error(self, judge: _Judge, prefix: int, sizes: Ints) -> float:
+        """Half-width of what LRU's stack distances leave open by the sampling of rows and of time, the largest."""
+        if self.counted.is_complete:
+            return 0.0
+        parts = (
+            self.firsts.of_parts()
+        )  # of all rows, as how many lie behind the prefix is left to the sample, too
+        error = half_width([judge.middle(part.behind(prefix), sizes) for part in parts])
+        if self.counted.time_level > 0:
+            judges = [
+                replace(judge, begin=max(a, self.half), end=b, num_judged=num)
+                for a, b, num in self.by_span(self.half * self.batch_size)
+            ]
+            stream = self.firsts.behind(prefix)
+            error = np.hypot(error, half_width([one.middle(stream, sizes) for one in judges]))
+        return float(error.max())
 
     def _thinned(self, wanted: int) -> Stream:
         """Fewer rows with about ``wanted`` lookups, so that each cache can be simulated."""
@@ -217,8 +190,7 @@ class Followed:
             rate = max(wanted / len(stream.rows), floor)
         if rate >= 0.75:
             return stream
-        kept = _hashes(stream.places, seed=2) < rate * 2.0**32
-        return stream.of_rows(kept, stream.rate * rate)
+        return stream.sampled(row_hashes(stream.places, seed=2) < rate * 2.0**32)
 
     # -- distinct rows of batches --------------------------------------------------------------------------------------
 
@@ -236,7 +208,7 @@ class Followed:
         if num_full and len(self.firsts.rows):
             end = num_full * self.batch_size
             inside = np.count_nonzero(self.firsts.batches < num_full) / self.firsts.rate
-            points.setdefault(self.batch_size, inside / (num_full * counted.followed_share(0, end)))
+            points.setdefault(self.batch_size, inside / (num_full * counted.followed_share(end)))
         if counted.num_samples:
             points[counted.num_samples] = float(self.num_distinct)
         return tuple(sorted(points.items()))
@@ -247,32 +219,55 @@ class Followed:
         sums = load_native().sum_distinct(
             rows.ctypes.data, samples.ctypes.data, len(rows), len(stream.places), counted.num_samples
         )
-        longest = counted.num_samples if counted.time_level == 0 else counted.span
+        # Batches of 2^k samples that lie across the end of a span are few where 2^k is far below its length.
+        longest = counted.num_samples if counted.time_level == 0 else counted.span // 8
         found: dict[int, float] = {}
         for k in range(longest.bit_length()):
             num_full = counted.num_samples >> k
             if num_full:
-                time = counted.followed_share(0, num_full << k)
+                time = counted.followed_share(num_full << k)
                 found[1 << k] = sums[k] / (stream.rate * time * num_full)
         return found
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """Rows read per lookup in batches from ``half`` on, which have ``num_judged`` lookups of all rows."""
+    """Rows read per lookup in batches [begin, end), which have ``num_judged`` lookups of all rows."""
 
-    half: int
+    begin: int
     num_judged: float
     look_ahead: int
     num_threads: int
+    end: int = NEVER
 
-    def lru(self, stream: Stream, sizes: Ints) -> Floats:
-        """Of LRU. A batch's rows all look, then move up: a row is there if fewer others than slots came since."""
-        distances = stream.distances(stream.begins())[stream.batches >= self.half]
-        reads = np.count_nonzero(distances == NEVER)
-        again = np.sort(distances[distances != NEVER]) / stream.rate
-        missed = reads + len(again) - np.searchsorted(again, sizes)
-        found: Floats = np.clip(missed / (self.num_judged * stream.rate), 0.0, 1.0)
+    def lru(self, stream: Stream, sizes: Ints) -> tuple[Floats, Floats, float]:
+        """Of LRU, at least and at most, and the share of lookups whose distance is open. A batch's rows all look, then
+        move up: a row is there if fewer others than slots came since."""
+        reuse, counted = stream.reuse(stream.begins()), self._counted(stream.batches)
+        low, high = reuse.misses(sizes, counted)
+        reads, expected = reuse.num_new(counted), self.num_judged * stream.rate
+        is_open = float(np.count_nonzero(reuse.is_open & counted) / expected)
+        return (
+            np.clip((low + reads) / expected, 0.0, 1.0),
+            np.clip((high + reads) / expected, 0.0, 1.0),
+            is_open,
+        )
+
+    def middle(self, stream: Stream, sizes: Ints) -> Floats:
+        low, high, _ = self.lru(stream, sizes)
+        found: Floats = (low + high) / 2
+        return found
+
+    def _counted(self, batches: NDArray[np.uint32]) -> Bools:
+        found: Bools = (batches >= self.begin) & (batches < self.end)
+        return found
+
+    def _stack_reads(self, stream: Stream, slots: Ints) -> Ints:
+        """Rows that LRU caches of so many slots for the followed rows read."""
+        distances = np.sort(
+            stream.distances(stream.begins())[self._counted(stream.batches)]
+        )  # NEVER is the largest
+        found: Ints = len(distances) - np.searchsorted(distances, slots)
         return found
 
     def more_than_stack(
@@ -286,6 +281,7 @@ class _Judge:
             return found
         numbers = np.unique(np.rint(np.linspace(0, len(simulated) - 1, num_simulated)).astype(np.int64))
         some = simulated[numbers]
+        slots = np.maximum(np.rint(some * stream.rate), 1).astype(np.int64)
         rows, begins = as_native(stream.rows, np.uint32), stream.begins()
         reads = np.array(
             load_native().simulate_caches(
@@ -294,18 +290,47 @@ class _Judge:
                 begins.ctypes.data,
                 len(begins) - 1,
                 len(stream.places),
-                [(policy, max(1, round(float(size) * stream.rate))) for size in some],
+                [(policy, int(num)) for num in slots],
                 self.look_ahead,
-                int(np.searchsorted(stream.batches[begins[:-1]], self.half)),
+                int(np.searchsorted(stream.batches[begins[:-1]], self.begin)),
                 self.num_threads,
             )
         )
-        some, reads = some[reads >= 0], reads[reads >= 0]
+        some, slots, reads = some[reads >= 0], slots[reads >= 0], reads[reads >= 0]
         if len(some):
-            more = reads / (self.num_judged * stream.rate) - self.lru(stream, some)
+            more = (reads - self._stack_reads(stream, slots)) / (self.num_judged * stream.rate)
             at = sizes >= some[0]
             found[at] = np.interp(np.log(sizes[at]), np.log(some), more)
         return found
+
+    def error_of_more(self, policy: int, stream: Stream, sizes: Ints, more: Floats) -> float:
+        """Of ``more_than_stack`` ``[sizes]``: by simulating quarters of the rows, how far these differ from each other
+        and, as a smaller sample shows more of what sampling itself changes, from ``more``."""
+        parts = [
+            self.more_than_stack(policy, part, sizes, sizes, NUM_CHECKED_SIZES) for part in stream.of_parts(4)
+        ]
+        known = np.isfinite(more) & np.isfinite(np.array(parts)).all(axis=0)
+        if not known.any():
+            return 1.0
+        own = half_width([part[known] for part in parts])
+        return float((own + np.abs(np.mean(parts, axis=0) - more)[known]).max())
+
+
+def _single_misses(
+    stream: Stream, sizes: Ints, spans: list[tuple[int, int, float]]
+) -> list[tuple[Floats, Floats]]:
+    """Least and largest miss ratio of single lookups in each of ``spans`` (first batch, end, lookups of all rows),
+    first lookups of rows left out. Spans that have no others are left out."""
+    reuse = stream.reuse(np.arange(len(stream.rows) + 1))
+    found = []
+    for begin, end, num_lookups in spans:
+        counted = (stream.batches >= begin) & (stream.batches < end)
+        expected = num_lookups * stream.rate - reuse.num_new(counted)
+        if expected <= 0 or not counted.any():
+            continue
+        low, high = (np.clip(misses / expected, 0.0, 1.0) for misses in reuse.misses(sizes, counted))
+        found.append((low, high))
+    return found
 
 
 def _sizes(stream: Stream) -> Ints:
@@ -317,13 +342,4 @@ def _sizes(stream: Stream) -> Ints:
 
 def _curve(policy: str, prefix: int, sizes: Ints, ratios: Floats, error: float) -> MissCurve:
     points = tuple((int(x), float(y)) for x, y in zip(sizes, np.clip(ratios, 0.0, 1.0)))
-    return MissCurve(policy=policy, num_pinned_rows=prefix, points=points, error=error)
-
-
-def _half_width(parts: Sequence[Any]) -> float:
-    """Twice the standard error of the mean of parts, root mean square over the points of their curves."""
-    known = np.array([part for part in parts if part is not None])
-    if len(known) < 2:
-        return 1.0
-    variances = known.var(axis=0, ddof=1) / len(known)
-    return float(min(2.0 * np.sqrt(variances.mean()), 1.0))
+    return MissCurve(policy=policy, num_pinned_rows=prefix, points=points, error=min(error, 1.0))

@@ -23,14 +23,15 @@ def judged_place_curves(followed: Followed) -> tuple[Curve, Curve]:
 
 def _from(followed: Followed, begin: int) -> Curve:
     counted, stream = followed.counted, followed.all
-    inside = counted.samples >= begin
-    expected = float(np.count_nonzero(inside))
-    if not counted.is_complete:
-        expected = followed.expected(begin, counted.num_samples) * stream.rate
+    found = counted.row_counts([begin, counted.num_samples])
+    expected = float(found.counts.sum())
+    if counted.row_rate < 1.0:
+        expected = counted.num_lookups_between(*found.edges) * stream.rate
     if not expected:
         return ()
-    counts = np.bincount(stream.rows[inside], minlength=len(stream.places))
-    behind = counts[::-1].cumsum()[::-1].astype(np.float64)  # of this row's place and later
+    counts = np.zeros(len(stream.places))
+    counts[followed.number] = found.counts[0]
+    behind = counts[::-1].cumsum()[::-1]  # of this row's place and later
     at = cuts(max(followed.num_distinct, 1))
     rows = np.searchsorted(stream.places, at)
     outside = np.append(behind, 0.0)[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,17 @@ class ProfiledTable:
     num_rows: int | None
 
 
+def features_of(table: EmbeddingConfig) -> tuple[str, ...]:
+    """The features of a table; one named like the table if it lists none, as collections take it."""
+    return tuple(table.feature_names) or (table.name,)
+
+
 class Layout:
-    """Tables of a pass, and where their features are in its batches."""
+    """Tables of a pass, and where their features are in its batches.
+
+    readers: (number of a feature in the batches, number of a table that reads it), ascending. Several features may
+    share a table, and several tables may read a feature.
+    """
 
     def __init__(self, tables: Sequence[EmbeddingConfig] | None) -> None:
         self.tables: list[ProfiledTable] = []
@@ -34,18 +44,15 @@ class Layout:
                 raise ConfigError(
                     f"profile: table {table.name!r} has {table.num_embeddings} rows; give at most {MAX_ROWS}"
                 )
-            found = ProfiledTable(table.name, tuple(table.feature_names), table.num_embeddings)
-            self.tables.append(found)
-        names = [table.name for table in self.tables]
-        features = [feature for table in self.tables for feature in table.features]
-        for what, every in (("table", names), ("feature", features)):
-            twice = sorted({name for name in every if every.count(name) > 1})
-            if twice:
-                raise ConfigError(f"profile: {what} {twice[0]!r} is given twice; give each once")
+            self.tables.append(ProfiledTable(table.name, features_of(table), table.num_embeddings))
+        names = Counter(table.name for table in self.tables)
+        for name, num in names.items():
+            if num > 1:
+                raise ConfigError(f"profile: {num} tables are named {name!r}; names must differ")
         if tables is not None and not names:
             raise ConfigError("profile: no tables; give at least one, or None for one table per feature")
         self._keys: list[str] | None = None
-        self.table_of: list[int] = []
+        self.readers: list[tuple[int, int]] = []
         self.left_out: tuple[str, ...] = ()
 
     def see(self, keys: Sequence[str]) -> None:
@@ -59,19 +66,24 @@ class Layout:
             return
         if self._is_open:
             self.tables = [ProfiledTable(key, (key,), None) for key in keys]
-        table_of = {f: number for number, table in enumerate(self.tables) for f in table.features}
-        missing = [feature for feature in table_of if feature not in keys]
-        if missing:
-            table = self.tables[table_of[missing[0]]]
-            raise DataError(
-                f"profile: feature {missing[0]!r} of table {table.name!r} is not in the batches, which have "
-                f"{', '.join(keys) or 'no features'}; give tables with the features that the data has"
-            )
-        if not table_of:
+        number_of = {key: number for number, key in enumerate(keys)}
+        for table in self.tables:
+            for feature in table.features:
+                if feature not in number_of:
+                    raise DataError(
+                        f"profile: feature {feature!r} of table {table.name!r} is not in the batches, which have "
+                        f"{', '.join(keys) or 'no features'}; give tables with the features that the data has"
+                    )
+        if not self.tables:
             raise DataError("profile: the batches have no features; nothing can be profiled")
         self._keys = list(keys)
-        self.table_of = [table_of.get(key, -1) for key in keys]
-        self.left_out = tuple(key for key in keys if key not in table_of)
+        self.readers = sorted(
+            (number_of[feature], number)
+            for number, table in enumerate(self.tables)
+            for feature in table.features
+        )
+        read = {feature for feature, _ in self.readers}
+        self.left_out = tuple(key for number, key in enumerate(keys) if number not in read)
 
     @property
     def keys(self) -> list[str]:

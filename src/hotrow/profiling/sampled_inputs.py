@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hotrow.core import EmbeddingConfig
 from hotrow.errors import ConfigError, DataError, IdOutOfRange
 from hotrow.jagged import KeyedJaggedTensor
-from hotrow.profiling.inputs import jagged
+from hotrow.profiling.inputs import features_of, jagged
 
 if TYPE_CHECKING:
     from hotrow.profiling.driver import Progress
@@ -104,9 +104,11 @@ class _Taking:
         self._tables, self._share, self._rng = tables, share, rng
         self._features: list[tuple[int, str]] = []
         if tables is not None:
-            self._features = [(t, name) for t, table in enumerate(tables) for name in table.feature_names]
+            self._features = [(t, name) for t, table in enumerate(tables) for name in features_of(table)]
             if not self._features:
-                raise ConfigError("calibrate: no table has a feature; give tables with feature_names")
+                raise ConfigError(
+                    "calibrate: no tables; give at least one, or None for one table per feature"
+                )
         self._parts: list[list[tuple[Any, Any]]] = [[] for _ in self._features]
         self._largest = [-1] * len(self._features)
         self._num_batches = self.num_inputs = self._num_sampled = 0

@@ -19,6 +19,7 @@ from hotrow.core import EmbeddingBagConfig, EmbeddingConfig
 from hotrow.data import Dataset, Loader, Trace, load_schema
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import KeyedJaggedTensor
+from hotrow.sizes import whole
 
 MANIFEST = "manifest.json"
 
@@ -37,19 +38,20 @@ def open_data(
     path: str | Path,
     *,
     batch_size: int,
-    split: str = "train",
+    split: str | None = None,
     shuffle_samples: int = 0,
     seed: int = 0,
     features: Sequence[str] = (),
     schema: str | Path | None = None,
-    ids_per_bag: int = 1,
+    ids_per_bag: int | None = None,
 ) -> ProfileData:
-    """What to profile under ``path``: a directory that ``hotrow prepare`` wrote (``split``, shuffled as the trainer
-    does), a Parquet file or a directory of them (the integer columns, or those of a TOML ``schema``), or a ``.npz``
-    trace (bags of ``ids_per_bag`` lookups).
+    """What to profile under ``path``: a directory that ``hotrow prepare`` wrote (``split``, ``train`` if not given,
+    shuffled as the trainer does), a Parquet file or a directory of them (the integer columns, or those of a TOML
+    ``schema``), or a ``.npz`` trace (bags of ``ids_per_bag`` lookups, 1 if not given).
 
     Raises ConfigError for options that the kind of data has not, DataError or FormatError for a file that is wrong.
     """
+    whole(batch_size, "batch_size", 1)
     path = Path(path)
     if not path.exists():
         raise DataError(
@@ -58,13 +60,19 @@ def open_data(
     if path.is_dir() and (path / MANIFEST).exists():
         if schema is not None:
             raise ConfigError(f"{path}: is prepared data, which has a schema; leave --schema out")
-        return _prepared(path, split, batch_size, shuffle_samples, seed, features)
+        if ids_per_bag is not None:
+            raise ConfigError(f"{path}: is prepared data, which has bags; leave --ids-per-bag out")
+        return _prepared(path, split or "train", batch_size, shuffle_samples, seed, features)
     if shuffle_samples:
         raise ConfigError(f"{path}: only prepared data can be shuffled; leave --shuffle-samples out")
+    if split is not None:
+        raise ConfigError(f"{path}: only prepared data has splits; leave --split out")
     if path.suffix == ".npz":
         if schema is not None or features:
             raise ConfigError(f"{path}: a trace is one table; leave --schema and --features out")
-        return _trace(path, batch_size, ids_per_bag)
+        return _trace(path, batch_size, 1 if ids_per_bag is None else ids_per_bag)
+    if ids_per_bag is not None:
+        raise ConfigError(f"{path}: only a trace is cut into bags; leave --ids-per-bag out")
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or any(file.suffix != ".parquet" for file in files):
         raise DataError(
@@ -95,8 +103,7 @@ def _prepared(
 
 def _trace(path: Path, batch_size: int, ids_per_bag: int) -> ProfileData:
     trace = Trace.load(path)
-    if not 1 <= ids_per_bag <= len(trace):
-        raise ConfigError(f"{path}: ids_per_bag={ids_per_bag}; give 1 to {len(trace)}")
+    whole(ids_per_bag, f"{path}: ids_per_bag", 1, len(trace))
     table = EmbeddingBagConfig(
         name="ids", num_embeddings=trace.num_rows, embedding_dim=1, feature_names=["ids"]
     )
@@ -114,7 +121,7 @@ def _trace(path: Path, batch_size: int, ids_per_bag: int) -> ProfileData:
 def _parquet(
     path: Path, files: Sequence[Path], batch_size: int, features: Sequence[str], schema: str | Path | None
 ) -> ProfileData:
-    names = _raw_columns(files, schema)
+    names = _raw_columns(files[0], schema)
     for feature in features:
         if feature not in names:
             raise ConfigError(f"{path}: no column of ids {feature!r}; it has {', '.join(names)}")
@@ -123,6 +130,17 @@ def _parquet(
     for file in files:
         with _opened(file) as parquet:
             num_samples += parquet.metadata.num_rows
+            types = _types(parquet)
+        for column in columns.values():
+            if column not in types:
+                raise DataError(
+                    f"{file}: no column {column!r}, which {files[0]} has; give files of the same columns"
+                )
+            if not _has_ids(types[column]):
+                raise DataError(
+                    f"{file}: column {column!r} is {types[column]}, not integers as in {files[0]}; give files of the "
+                    "same columns"
+                )
 
     def batches() -> Iterator[KeyedJaggedTensor]:
         for file in files:
@@ -145,23 +163,27 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: not a Parquet file, truncated or damaged ({error})") from error
 
 
-def _raw_columns(files: Sequence[Path], schema: str | Path | None) -> dict[str, str]:
-    """Feature → the column of its ids, in all files."""
-    with _opened(files[0]) as parquet:
-        types = {field.name: field.type for field in parquet.schema_arrow}
+def _types(parquet: Any) -> dict[str, Any]:
+    return {field.name: field.type for field in parquet.schema_arrow}
+
+
+def _raw_columns(file: Path, schema: str | Path | None) -> dict[str, str]:
+    """Feature → the column of its ids."""
+    with _opened(file) as parquet:
+        types = _types(parquet)
     if schema is None:
         found = {name: name for name, kind in types.items() if _has_ids(kind)}
         if not found:
-            raise DataError(f"{files[0]}: no column of integers; it has {', '.join(map(str, types))}")
+            raise DataError(f"{file}: no column of integers; it has {', '.join(map(str, types))}")
         return found
     found = {}
     for column in load_schema(schema).sparse:
         kind = types.get(column.column)
         if kind is None:
-            raise DataError(f"{files[0]}: no column {column.column!r}, which the schema names")
+            raise DataError(f"{file}: no column {column.column!r}, which the schema names")
         if not _has_ids(kind):
             raise DataError(
-                f"{files[0]}: column {column.column!r} is {kind}, not integers; prepare it: hotrow prepare parquet"
+                f"{file}: column {column.column!r} is {kind}, not integers; prepare it: hotrow prepare parquet"
             )
         found[column.feature] = column.column
     return found
