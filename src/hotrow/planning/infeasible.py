@@ -10,10 +10,11 @@ import numpy as np
 
 from hotrow.core import EmbeddingConfig
 from hotrow.errors import PlanInfeasible
-from hotrow.planning.candidates import STRIPE, all_candidates
+from hotrow.planning.candidates import all_candidates
 from hotrow.planning.check import TIERS
 from hotrow.planning.nearest import is_none_in_the_mean, nearest
 from hotrow.planning.problem import Floats, Problem
+from hotrow.planning.uses import problem_among
 
 if TYPE_CHECKING:
     from hotrow.planning.driver import Task
@@ -161,12 +162,5 @@ def _fits(task: Task) -> bool:
     task = replace(task, latency_seconds=None, grids={})
     setting = replace(task.setting(), num_sizes=2)  # the least of every prefix is among these
     candidates, starts = all_candidates(task.tables, task.statistics, setting)
-    problem = Problem(
-        base=candidates.base,
-        lump=candidates.lump,
-        is_owned=candidates.owner > STRIPE,
-        starts=starts,
-        limits=task.limits(setting.objective),
-        constants=setting.objective.constants,
-    )
+    problem = problem_among(task, candidates, starts)
     return nearest(problem, [np.inf] * problem.num_bounded, SECONDS).is_within

@@ -24,7 +24,7 @@ from hotrow.planning.bound import Dual, prove, solve_dual
 from hotrow.planning.candidates import STRIPE, Candidates, all_candidates, prices_of
 from hotrow.planning.check import TIERS
 from hotrow.planning.hardware_rates import HardwareRates
-from hotrow.planning.problem import Floats, Problem, Solution, solution_of
+from hotrow.planning.problem import Floats, Ints, Problem, Solution, solution_of
 from hotrow.planning.search import Found, solve
 from hotrow.plans import DRAM_ROW_OVERHEAD_BYTES, Plan, table_bytes
 
@@ -348,13 +348,19 @@ def problem_of(task: Task, deadline: float = np.inf) -> tuple[Candidates, Proble
     if not task.is_tiered:
         kept = np.flatnonzero(candidates.capacity_bytes == 0)
         candidates, starts = candidates.take(kept), np.searchsorted(kept, starts).astype(np.int64)
-    return candidates, Problem(
+    return candidates, problem_among(task, candidates, starts)
+
+
+def problem_among(task: Task, candidates: Candidates, starts: Ints) -> Problem:
+    """Of choosing among these candidates, the first of each table at ``starts``, at the prices that they have."""
+    objective = task.setting().objective
+    return Problem(
         base=candidates.base,
         lump=candidates.lump,
         is_owned=candidates.owner > STRIPE,
         starts=starts,
-        limits=task.limits(setting.objective),
-        constants=setting.objective.constants,
+        limits=task.limits(objective),
+        constants=objective.constants,
     )
 
 
