@@ -17,7 +17,7 @@ POSITIVE = frozenset((
     "translate", "update", "write", "write wall", "write wall, small buffer",
 ))  # fmt: skip
 """What takes time, or is a rate: nothing is free, and rates are divided by."""
-NOT_NEGATIVE = frozenset(("contention", "read contention", "read cpu", "write out", "written"))
+NOT_NEGATIVE = frozenset(("contention", "read contention", "read cpu", "write out", "writer wait", "written"))
 """Parts of something, which may be nothing. Every other quantity, such as the difference ``exchange``, may be any
 finite number; schemas/hardware.json says the same."""
 NUMBERS = frozenset((

@@ -193,6 +193,7 @@ def test_no_measurement_is_impossible(what: str, bad: float, tmp_path: Path) -> 
         "read contention": (0,),
         "read cpu": (0,),
         "write out": (0,),
+        "writer wait": (0,),
     }
     hardware = refused(Hardware, value, tmp_path / "hardware.json")
     assert (hardware is not None) == (bad in may_be.get(what, ()))

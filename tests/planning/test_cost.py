@@ -243,6 +243,25 @@ def test_small_buffers_make_reads_dearer(rates: HardwareRates) -> None:
     assert writer[1] > writer[0]
 
 
+def test_what_waits_for_writers_is_a_part_of_its_own_and_less_behind_larger_buffers() -> None:
+    """100 and 1500 ns a row of 260 bytes were measured, with a 64th and a 256th of the rows."""
+    hardware = reference_hardware()
+    none = [
+        replace(m, value=0.0, low=0.0, high=0.0) if m.what == "writer wait" else m
+        for m in hardware.measurements
+    ]
+    rates = HardwareRates.of(hardware)
+    without = HardwareRates.of(replace(hardware, measurements=tuple(none)))
+    caches = (1e7, 4e7, 1.6e8, 6.4e8, 4e9)
+    waits = [rates.behind(cache, 4e9).wait_byte * 260e9 for cache in caches]
+    assert waits == sorted(waits, reverse=True) and waits[0] == pytest.approx(1500) and waits[-1] < 100
+    fixed = FixedCosts(dense_seconds=1e-3, is_tiered=True)
+    mine, quiet = (named_parts([load()], fixed, each.behind(1e7, 4e9)) for each in (rates, without))
+    assert mine["write back"] - quiet["write back"] == pytest.approx(50 * 1500e-9, rel=1e-6)
+    disk = [float(table_resources(load(), each.behind(1e7, 4e9))[2]) for each in (rates, without)]
+    assert disk[0] - disk[1] == pytest.approx(50 * 1500e-9, rel=1e-6)
+
+
 def test_rates_that_do_not_fall_are_below_the_measured_ones_for_all_larger_arenas(
     rates: HardwareRates,
 ) -> None:

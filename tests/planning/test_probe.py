@@ -132,6 +132,8 @@ def test_rows_in_stores_are_measured(small_disk: None, tmp_path: Path) -> None:
         assert many.arguments["rows"] > few.arguments["rows"]
         assert 0 < many.arguments["reads_per_row"] < few.arguments["reads_per_row"] <= 1.1
         assert few.arguments["bytes_per_row"] > 0 and few.value > 0
+    (wait,) = by_what["writer wait"]
+    assert wait.low is not None and wait.high is not None and 0 <= wait.low <= wait.value <= wait.high
 
 
 def test_what_fails_beside_the_foreground_fails_the_probe() -> None:

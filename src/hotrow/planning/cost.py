@@ -20,8 +20,8 @@ Count: TypeAlias = "float | NDArray[np.float64]"
 RESOURCES = ("foreground", "background", "disk", "network", "writer")
 """Seconds of one rank and step, additive over tables.
 
-foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: that thread reads, or waits for it.
-network: between ranks. writer: the threads that write rows out and compact.
+foreground: kernels on all threads. background: CPU of the look-ahead thread. disk: that thread waits for reads, or for
+writers. network: between ranks. writer: the threads that write rows out and compact.
 """
 Resources: TypeAlias = "tuple[Count, ...]"
 
@@ -82,23 +82,19 @@ class Form:
 
 def forward_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     """Rows that come for the first time in a step come from the arena, repeated ones from what the step touches."""
-    first = load.distinct * rates.forward_lookup(load.row_bytes, _spread(load, rates))
+    at = load.row_bytes, np.maximum(load.arena_bytes, rates.arenas_bytes)
     repeats = np.maximum(load.lookups - load.distinct, 0.0)
     again = repeats * rates.forward_lookup(load.row_bytes, load.distinct * load.row_bytes)
-    return first + again + load.num_bags * rates.forward_bag(load.row_bytes, _spread(load, rates))
+    return load.distinct * rates.forward_lookup(*at) + again + load.num_bags * rates.forward_bag(*at)
 
 
 def update_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    lookups = load.lookups * rates.update_lookup(load.row_bytes, _spread(load, rates))
-    return lookups + load.distinct * rates.update_row(load.row_bytes, _spread(load, rates))
-
-
-def _spread(load: TableLoad, rates: HardwareRates) -> Count:
-    return np.maximum(load.arena_bytes, rates.arenas_bytes)
+    at = load.row_bytes, np.maximum(load.arena_bytes, rates.arenas_bytes)
+    return load.lookups * rates.update_lookup(*at) + load.distinct * rates.update_row(*at)
 
 
 def translate_seconds(load: TableLoad, rates: HardwareRates) -> Count:
-    slots = _spread(load, rates) / np.maximum(load.record_bytes, 1)
+    slots = np.maximum(load.arena_bytes, rates.arenas_bytes) / np.maximum(load.record_bytes, 1)
     rows = load.distinct * rates.translate_row(slots) + load.rows_read * rates.miss(slots)
     return np.where(load.is_translated, load.lookups * rates.translate_lookup(slots) + rows, 0.0)
 
@@ -118,6 +114,11 @@ def read_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     return reads * rates.read_slower + beside * rates.write_slower
 
 
+def wait_seconds(load: TableLoad, rates: HardwareRates) -> Count:
+    """For writers that merge longer than the write buffer lasts."""
+    return load.rows_written * load.record_bytes * rates.wait_byte
+
+
 def write_seconds(load: TableLoad, rates: HardwareRates) -> Count:
     return load.rows_written * rates.write_row(load.record_bytes) * rates.write_slower
 
@@ -135,7 +136,7 @@ def table_resources(load: TableLoad, rates: HardwareRates) -> Resources:
     return (
         forward_seconds(load, rates) + update_seconds(load, rates),
         translate_seconds(load, rates) + arrive_seconds(load, rates) + pack_seconds(load, rates),
-        read_seconds(load, rates),
+        read_seconds(load, rates) + wait_seconds(load, rates),
         (load.bytes_sent + load.bytes_received) * rates.send_byte + load.bytes_reduced * rates.reduce_byte,
         write_seconds(load, rates),
     )
@@ -143,13 +144,12 @@ def table_resources(load: TableLoad, rates: HardwareRates) -> Resources:
 
 def step_forms(fixed: FixedCosts, rates: HardwareRates) -> tuple[Form, ...]:
     """What bounds a step: the foreground beside what competes with it, look-ahead, the writers, all cores together."""
-    foreground = fixed.foreground_seconds
+    foreground, lost, each = fixed.foreground_seconds, rates.contention, 1.0 / rates.num_cores
     if not fixed.is_tiered:
         return (Form((1.0, 0.0, 0.0, 1.0, 0.0), foreground, "foreground"),)
-    of_read, of_write, each = rates.read_cpu_share, rates.write_cpu_share, 1.0 / rates.num_cores
-    lost, lost_beside_reads = rates.contention, float(rates.read_contention(fixed.batch_size))
-    beside = (1.0, lost, lost_beside_reads, 1.0, 0.0)  # who writes is at work while rows are read
-    at_least = (1.0, each, each * of_read, 1.0, each * of_write)
+    # Who writes is at work while rows are read, so what the foreground loses beside both is of the reads' seconds.
+    beside = (1.0, lost, float(rates.read_contention(fixed.batch_size)), 1.0, 0.0)
+    at_least = (1.0, each, each * rates.read_cpu_share, 1.0, each * rates.write_cpu_share)
     return (
         Form(beside, foreground + lost * rates.tiered_calls, "foreground"),
         Form(at_least, foreground + each * rates.tiered_calls, "cores"),
@@ -190,7 +190,7 @@ def named_parts(loads: Sequence[TableLoad], fixed: FixedCosts, rates: HardwareRa
     return {name: seconds * slower for name, seconds in own.items()} | {
         "translate": _total(translate_seconds, loads, rates),
         "read": _total(arrive_seconds, loads, rates) + _total(read_seconds, loads, rates),
-        "write back": _total(pack_seconds, loads, rates),
+        "write back": _total(pack_seconds, loads, rates) + _total(wait_seconds, loads, rates),
         "wait": max(0.0, step - slower * sum(own.values())),
     }
 

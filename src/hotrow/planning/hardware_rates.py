@@ -76,19 +76,21 @@ def _position(grid: Values, value: ArrayLike, grows: bool) -> tuple[NDArray[np.i
 class HardwareRates:
     """What operations take on one machine, in seconds. ``of`` makes it from a Hardware file.
 
-    Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses are
-    spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row by
-    slots, and miss, of a row that another has to go for; arrive by bytes of a record (a row that was read goes into its
-    slot) and pack (one that is given to the write buffer). Disk: read_byte, and read_request of each read, of many
-    at a time; read_beside: what a byte of a record that is written adds behind the usual buffers; bursts: of so
-    many reads together, a read. Writer: write_row, compaction included. Of the seconds of reading and of writing
-    read_cpu_share and write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one layer in
-    torch, forward, backward and update. contention: seconds that the foreground loses for one that another thread
-    takes of a core; read_contention: for one in which rows are read and others written out, by samples of a batch. Of
-    a plan (``behind``): read_slower and write_slower, than with the buffers that were measured; arenas_bytes, of all
-    tables together. gap_bytes: between two pages that are read together. Between ranks: send_call, of one exchange
-    whatever it sends; send_byte, of a byte that a rank sends or receives; reduce_byte, of one of a message that is
-    summed over ranks; exchange_ranks, between which they were measured (0: they were not, and are taken as free).
+    Foreground (all threads): forward_lookup and update_lookup, update_row by (bytes of a row, bytes that accesses
+    are spread over); forward_bag by bytes of a pooled row. Background (one thread): translate_lookup, translate_row
+    by slots, and miss, of a row that another has to go for; arrive by bytes of a record (a row that was read goes
+    into its slot) and pack (one that is given to the write buffer). Disk: read_byte, and read_request of each read,
+    of many at a time; read_beside: what a byte of a record that is written adds behind the usual buffers; waits:
+    for writers, a byte of such a record, by write buffer over rows; bursts: of so many reads together, a read.
+    Writer: write_row, compaction included. Of the seconds of reading and of writing read_cpu_share and
+    write_cpu_share are a core's. Dense: flop by samples of a batch; operation: of one layer in torch, forward,
+    backward and update. contention: seconds that the foreground loses for one that another thread takes of a core;
+    read_contention: for one in which rows are read and others written out, by samples of a batch. Of a plan
+    (``behind``): read_slower and write_slower, than with the buffers that were measured; wait_byte, of waits;
+    arenas_bytes, of all tables together. gap_bytes: between two pages that are read together. Between ranks:
+    send_call, of one exchange whatever it sends; send_byte, of a byte that a rank sends or receives; reduce_byte,
+    of one of a message that is summed over ranks; exchange_ranks, between which they were measured (0: they were
+    not, and are taken as free).
     """
 
     num_cores: int
@@ -106,6 +108,7 @@ class HardwareRates:
     read_request: float
     bursts: Surface
     read_beside: float
+    waits: Surface
     read_cpu_share: float
     write_row: Surface
     write_cpu_share: float
@@ -125,6 +128,7 @@ class HardwareRates:
     write_share: float = 1.0
     write_exponent: float = 0.0
     write_slower: float = 1.0
+    wait_byte: float = 0.0
 
     @classmethod
     def of(
@@ -170,6 +174,7 @@ class HardwareRates:
             reduce_byte=between[2],
             exchange_ranks=between[3],
             read_beside=_read_beside(hardware),
+            waits=_waits(hardware),
             read_cpu_share=_share(_by_record(hardware, "read cpu"), _read_walls(hardware)),
             write_row=_curve(hardware, "write wall", "record_bytes", 1e-9),
             write_cpu_share=_share(_by_record(hardware, "write out"), _by_record(hardware, "write wall")),
@@ -212,6 +217,7 @@ class HardwareRates:
             / self._burst_read(STORE_BUFFERS.staging_bytes),
             arenas_bytes=float(cache_bytes if arenas_bytes is None else arenas_bytes),
             write_slower=float(slower),
+            wait_byte=float(self.waits(share)),
         )
 
     def _burst_read(self, staging_bytes: int) -> float:
@@ -373,6 +379,20 @@ def _read_beside(hardware: Hardware) -> float:
     small, (share, power) = select(hardware, "exchange")[0], _write_power(hardware)
     slower = (share / argument_of(small, "buffer_share")) ** power
     return float(max(0.0, small.value * 1e-9 / argument_of(small, "record_bytes") / slower))
+
+
+def _waits(hardware: Hardware) -> Surface:
+    """Seconds that a byte of a record which is written waits for writers: no longer behind a larger buffer."""
+    found = select(hardware, "writer wait")
+    worst = max(m.value for m in found)
+    points = {
+        (argument_of(m, "buffer_share"), 1.0): max(m.value, _NOISE * worst)
+        * 1e-9
+        / argument_of(m, "record_bytes")
+        for m in found
+    }
+    surface = Surface.of(points, "writer wait")
+    return replace(surface, values=np.minimum.accumulate(surface.values, axis=0))
 
 
 def _read_walls(hardware: Hardware) -> dict[float, float]:

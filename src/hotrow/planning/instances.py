@@ -257,6 +257,8 @@ def reference_hardware() -> Hardware:
             add("read", "1/s", rate / (1 + num_bytes / 65536), bytes=num_bytes, queue_depth=depth)
     add("write wall, small buffer", "ns", 3e3, record_bytes=260.0, buffer_share=1 / 256)
     add("exchange", "ns", 2e3, record_bytes=260.0, buffer_share=1 / 256)
+    for share, wait in ((1 / 256, 1.5e3), (1 / 64, 1e2)):
+        add("writer wait", "ns", wait, record_bytes=260.0, buffer_share=share)
     for reads in (1, 8, 64, 512):
         add("burst", "us", 60.0 + 11 * reads, bytes=4096, reads=float(reads), queue_depth=128)
     for batch in (64.0, 2048.0, 8192.0):

@@ -173,10 +173,11 @@ class ScanFile:
 
 
 class Sample(NamedTuple):
-    """Of one turn of rows: seconds of wall and of this thread's CPU of each part."""
+    """Of one turn of rows: seconds of wall and of this thread's CPU of each part; put_wait: that it waits to put."""
 
     pack: float
     put: float
+    put_wait: float
     read_wall: float
     read: float
     arrive: float
@@ -206,8 +207,9 @@ class RowsOnDisk:
         self.store.settle()
 
     def draw(self, num_rows: int = 0) -> Moves:
-        """num_rows: ROWS_AT_A_TIME unless given, less those that come twice."""
-        ids = torch.randint(self.num_rows, (num_rows or ROWS_AT_A_TIME,), generator=self._generator)
+        """num_rows: ROWS_AT_A_TIME unless given, as many as there are slots for, less those that come twice."""
+        num_drawn = min(num_rows or ROWS_AT_A_TIME, self.num_slots)
+        ids = torch.randint(self.num_rows, (num_drawn,), generator=self._generator)
         ids = torch.unique(ids)
         slots = torch.randperm(self.num_slots, generator=self._generator)[: ids.shape[0]]
         return _moves(ids, slots)
@@ -215,12 +217,15 @@ class RowsOnDisk:
     def turn(self, writes: Moves | None, reads: Moves | None) -> Sample:
         """Write some back, then read others, as the look-ahead thread does, on one thread."""
         begin, at = time.perf_counter(), time.thread_time()
-        pack = put = read = read_wall = arrive = 0.0
+        pack = put = put_wait = read = read_wall = arrive = 0.0
         if writes is not None:
             records = kernels.read_moves(self.group, writes, num_threads=1)
             pack, at = time.thread_time() - at, time.thread_time()
+            wall = time.perf_counter()
             self.store.write_back(writes, records)
+            put_wall = time.perf_counter() - wall
             put, at = time.thread_time() - at, time.thread_time()
+            put_wait = max(0.0, put_wall - put)
         if reads is not None:
             wall = time.perf_counter()
             records = torch.empty(len(reads) * self.record_bytes, dtype=torch.uint8)
@@ -230,7 +235,7 @@ class RowsOnDisk:
             read, at = time.thread_time() - at, time.thread_time()
             kernels.write_moves(self.group, reads, records, found, bounds=[(0.0, 0.0)], seed=0, num_threads=1)
             arrive = time.thread_time() - at
-        return Sample(pack, put, read_wall, read, arrive, time.perf_counter() - begin)
+        return Sample(pack, put, put_wait, read_wall, read, arrive, time.perf_counter() - begin)
 
 
 def _moves(ids: Tensor, slots: Tensor) -> Moves:
@@ -309,7 +314,7 @@ def probe_stores(directory: Path, seconds: float) -> list[Measurement]:
             for store in stores:
                 store.read()
         found = [found for store in stores for found in store.measurements()]
-        return [*found, *_read_contention(stores[1].rows)]
+        return [*found, *_read_contention(stores[1].rows), _usual_wait(stores[1].rows)]
     finally:
         for store in stores:
             store.close()
@@ -329,14 +334,20 @@ def _read_contention(rows: RowsOnDisk) -> list[Measurement]:
     return [measurement("read contention", "1", values, **at, batch=b) for b, values in samples.items()]
 
 
+def _usual_wait(rows: RowsOnDisk) -> Measurement:
+    share = STORE_BUFFERS.write_buffer_bytes / LIVE_BYTES
+    exchanged = [_exchange(rows) for _ in range(NUM_PARTS)]
+    return _writer_wait(exchanged, record_bytes=rows.record_bytes, buffer_share=share)
+
+
 def probe_small_buffers(directory: Path) -> list[Measurement]:
-    """Rows overwritten as by ``StoreProbe`` behind SMALL_BUFFERS; then what reads lose while as many are written."""
+    """Rows overwritten as by ``StoreProbe`` behind SMALL_BUFFERS; then what is lost while as many are read."""
     directory.mkdir()
     rows = RowsOnDisk(directory, SMALL_RECORD_BYTES, SMALL_BUFFERS, SMALL_LIVE_BYTES)
     try:
         rows.fill()
         walls = [_overwrite(rows)["write wall"] for _ in range(NUM_PARTS)]
-        more = [_exchange(rows, rows.num_rows // EXCHANGED_ROWS // NUM_PARTS**2) for _ in range(NUM_PARTS)]
+        alone, exchanged = _read_alone(rows), [_exchange(rows) for _ in range(NUM_PARTS)]
     finally:
         rows.store.close()
         shutil.rmtree(directory, ignore_errors=True)
@@ -346,24 +357,39 @@ def probe_small_buffers(directory: Path) -> list[Measurement]:
     }
     return [
         measurement("write wall, small buffer", "ns/row", walls[1:], **at),
-        measurement("exchange", "ns/row", more, **at),
+        measurement("exchange", "ns/row", [read - alone for read, _ in exchanged], **at),
+        _writer_wait(exchanged, **at),
     ]
 
 
-def _exchange(rows: RowsOnDisk, num_turns: int) -> float:
-    """ns by which a row is read later where as many are written, turn after turn, what is merged for them included."""
-
-    def seconds_of_a_row(writes: bool, num_turns: int) -> float:
-        count, seconds = 0, 0.0
-        for _ in range(num_turns):
-            reads = rows.draw(EXCHANGED_ROWS)
-            count += len(reads)
-            seconds += rows.turn(rows.draw(EXCHANGED_ROWS) if writes else None, reads).read_wall
-        return seconds / count
-
+def _read_alone(rows: RowsOnDisk) -> float:
+    """ns in which a row is read while none is written."""
     rows.store.settle()
-    alone = seconds_of_a_row(False, max(1, num_turns // 2))
-    return (seconds_of_a_row(True, max(1, num_turns)) - alone) * 1e9
+    drawn = [rows.draw(EXCHANGED_ROWS) for _ in range(_num_turns(rows))]
+    return sum(rows.turn(None, reads).read_wall for reads in drawn) / sum(map(len, drawn)) * 1e9
+
+
+def _exchange(rows: RowsOnDisk) -> tuple[float, float]:
+    """ns in which a row is read where as many are written, turn after turn, what is merged for them included; and what
+    one that is written waits for writers."""
+    num_read, num_written, read, wait = 0, 0, 0.0, 0.0
+    for _ in range(_num_turns(rows)):
+        writes, reads = rows.draw(EXCHANGED_ROWS), rows.draw(EXCHANGED_ROWS)
+        found = rows.turn(writes, reads)
+        num_read, num_written = num_read + len(reads), num_written + len(writes)
+        read, wait = read + found.read_wall, wait + found.put_wait
+    return read / num_read * 1e9, wait / num_written * 1e9
+
+
+def _num_turns(rows: RowsOnDisk) -> int:
+    return max(1, rows.num_rows // EXCHANGED_ROWS // NUM_PARTS**2)
+
+
+def _writer_wait(exchanged: list[tuple[float, float]], **at: float) -> Measurement:
+    """The mean of all: few turns wait, and long."""
+    waits = [wait for _, wait in exchanged]
+    found = measurement("writer wait", "ns/row", waits, **at)
+    return replace(found, low=min(waits), value=float(f"{statistics.fmean(waits):.5g}"), high=max(waits))
 
 
 def _overwrite(rows: RowsOnDisk) -> dict[str, float]:
