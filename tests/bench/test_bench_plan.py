@@ -12,6 +12,7 @@ import pytest
 from hotrow.bench import GRID, PLAN_CASES, bench_perturbed, bench_plan
 from hotrow.bench.plan_cases import BUDGETS, OPTIMIZER, PERTURBED
 from hotrow.bench.plan_grid import prediction_bounds, rule_bounds
+from hotrow.bench.plan_machine import in_the_median
 from hotrow.bench.plan_models import make_model
 from hotrow.bench.plan_perturbed import changes
 from hotrow.errors import ConfigError
@@ -74,6 +75,21 @@ def test_predicted_and_measured_on_a_small_model(hardware: Hardware, tmp_path: P
     rules = {name for name in part if name.endswith("/ hotrow")}
     assert rules == {f"{rule} / hotrow" for rule in ("uniform", "hottest first", "cached kernel")}
     assert len(document["bounds"]) == 6
+
+
+def test_of_several_probes_each_quantity_has_its_median() -> None:
+    """A probe that fell into a fast minute is outvoted; what only the last one has stays."""
+    last = reference_hardware()
+    fast = replace(last, measurements=tuple(
+        replace(m, value=m.value / 2, low=m.low / 2, high=m.high / 2) for m in last.measurements[:-1]
+    ))  # fmt: skip
+    assert in_the_median([last]) == last
+    assert [m.value for m in in_the_median([fast, last, last]).measurements] == [
+        m.value for m in last.measurements
+    ]
+    of_fast = in_the_median([fast, fast, last]).measurements
+    assert [m.value for m in of_fast[:-1]] == [m.value for m in fast.measurements]
+    assert of_fast[-1] == last.measurements[-1] and of_fast[0].high == last.measurements[0].high
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ class PlanCase:
     order: str
     least_steps: int = 10
     max_seconds: float = 8.0
-    seed: int = 20261210
+    seed: int = 20261224
 
     def configs(self) -> list[EmbeddingBagConfig]:
         return [

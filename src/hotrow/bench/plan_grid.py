@@ -1,7 +1,8 @@
 """``hotrow bench plan``: predicted against measured step time, and simple rules at equal budgets, on a fixed grid.
 
 Per model and budget: profile of earlier batches → plan → later batches trained with rows on SSD, caches and run files
-in their steady state. The machine is probed anew before each model, as disks are faster and slower by the hour.
+in their steady state. The machine is probed anew before each model, and is what all probes of the run so far say in the
+median: disks are faster and slower by the hour, and by the minute.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def bench_plan(
     """
     machine = machine_block(active_level())
     torch.set_num_threads(NUM_THREADS)
-    found = list[dict[str, Any]]()
+    found, probes = list[dict[str, Any]](), list[Hardware]()
     for case in cases:
         if (case.trace and traces is None) or (case.journey and journey is None):
             found.append({"name": case.name, "skipped": "its data was not given (--traces, --journey)"})
@@ -86,7 +87,9 @@ def bench_plan(
         folder = directory / case.name
         folder.mkdir(parents=True)
         try:
-            found += _bench_case(case, hardware, folder, budgets, traces, journey, with_rules, progress)
+            found += _bench_case(
+                case, hardware, probes, folder, budgets, traces, journey, with_rules, progress
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     facts: list[dict[str, Any]] = [item["facts"] for item in found if "facts" in item]
@@ -102,6 +105,7 @@ def bench_plan(
 def _bench_case(
     case: PlanCase,
     given: Hardware | None,
+    probes: list[Hardware],
     folder: Path,
     budgets: Sequence[float],
     traces: Path | None,
@@ -120,7 +124,7 @@ def _bench_case(
         source=case.name,
     )
     found = []
-    with measured_machine(given, folder, progress) as hardware:
+    with measured_machine(given, folder, progress, probes) as hardware:
         for budget in budgets:
             progress(f"{case.name}: budget {budget:.0%}")
             facts = measure(model, known, hardware, base, folder, budget, with_rules)

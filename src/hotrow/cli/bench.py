@@ -212,7 +212,7 @@ def plan(
     hardware: Annotated[
         Path | None,
         typer.Option(
-            help="What hotrow probe wrote; by default measured anew before each model, for a minute."
+            help="What hotrow probe wrote; by default measured three times and anew before each model, a minute each."
         ),
     ] = None,
     traces: Annotated[
