@@ -39,6 +39,8 @@ MAX_RANGES = ((40, 32), (200, 12), (1000, 4))
 """Tables up to a number, and ranges that are looked at then; above all it is one."""
 SEARCHED_TABLES = 40
 """Above so many tables a range has the bound of the dual, and no search of its own."""
+BRANCHED_TABLES = 64
+"""The same on several ranks, where ranges are branched in, up to as many as few tables have."""
 RANGE_SECONDS = 3.0
 """That HiGHS has for a range."""
 WIDE = (1.15, 1.02)
@@ -195,7 +197,8 @@ class UseSearch:
     def _cut(self, ranges: list[_Range]) -> None:
         """Cut the range of the lowest bound in two, until that is close to the best plan."""
         self.num_ranges, ranges = len(ranges), list(ranges)
-        limit = next((count for tables, count in MAX_RANGES if len(self.task.tables) <= tables), 1)
+        num_tables = SEARCHED_TABLES if self._branches() else len(self.task.tables)
+        limit = next((count for tables, count in MAX_RANGES if num_tables <= tables), 1)
         while self.num_ranges < limit and self.best.is_feasible:
             wide = [i for i, each in enumerate(ranges) if each.ratio >= WIDE[0] or not self._branches()]
             at = min(wide, key=lambda i: ranges[i].bound, default=-1)
@@ -239,7 +242,8 @@ class UseSearch:
             found = self._solve(problem, until, dual)
             chosen = at_own_rates(self.task, candidates, problem, found)
             self._offer(chosen)
-            if len(problem.base) == problem.num_tables and chosen.is_feasible:  # the only plan of the range
+            is_only = len(problem.base) == problem.num_tables and not problem.is_owned.any()
+            if is_only and chosen.is_feasible:  # of all plans of the range
                 bound = chosen.step_seconds
             elif found.solution.is_feasible:
                 bound = max(bound, found.bound)
@@ -258,7 +262,7 @@ class UseSearch:
 
     def _branches(self) -> bool:
         """Whether ranges are cut by relaxations alone, and branched on then."""
-        return self.task.world_size > 1 and len(self.task.tables) <= SEARCHED_TABLES
+        return self.task.world_size > 1 and len(self.task.tables) <= BRANCHED_TABLES
 
     def _branch(self, ranges: list[_Range]) -> None:
         """On several ranks, branch in the range of the lowest bound, as long as there is time."""
