@@ -384,6 +384,10 @@ def _read_beside(hardware: Hardware) -> float:
 def _waits(hardware: Hardware) -> Surface:
     """Seconds that a byte of a record which is written waits for writers: no longer behind a larger buffer."""
     found = select(hardware, "writer wait")
+    if len({argument_of(m, "buffer_share") for m in found}) < 2:
+        raise ConfigError(
+            "hardware: 'writer wait' was measured with one buffer_share, of two; run `hotrow probe` again"
+        )
     worst = max(m.value for m in found)
     points = {
         (argument_of(m, "buffer_share"), 1.0): max(m.value, _NOISE * worst)

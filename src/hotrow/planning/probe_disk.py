@@ -388,8 +388,8 @@ def _num_turns(rows: RowsOnDisk) -> int:
 def _writer_wait(exchanged: list[tuple[float, float]], **at: float) -> Measurement:
     """The mean of all: few turns wait, and long."""
     waits = [wait for _, wait in exchanged]
-    found = measurement("writer wait", "ns/row", waits, **at)
-    return replace(found, low=min(waits), value=float(f"{statistics.fmean(waits):.5g}"), high=max(waits))
+    found = measurement("writer wait", "ns/row", [min(waits), statistics.fmean(waits), max(waits)], **at)
+    return replace(found, low=float(f"{min(waits):.5g}"), high=float(f"{max(waits):.5g}"))
 
 
 def _overwrite(rows: RowsOnDisk) -> dict[str, float]:

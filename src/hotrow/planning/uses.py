@@ -21,7 +21,7 @@ import numpy as np
 from hotrow.core import EmbeddingConfig
 from hotrow.optim import Optimizer
 from hotrow.planning.bound import Dual, prove, solve_dual
-from hotrow.planning.candidates import STRIPE, Candidates, all_candidates, prices_of
+from hotrow.planning.candidates import LOADS, STRIPE, Candidates, all_candidates, prices_of
 from hotrow.planning.check import TIERS
 from hotrow.planning.hardware_rates import HardwareRates
 from hotrow.planning.problem import Floats, Ints, Problem, Solution, solution_of
@@ -146,7 +146,7 @@ class UseSearch:
         candidates, problem = self._problem(self._ideal(root), self.most, part)
         on_first(problem)
         found = self._solve(problem, part)
-        self.best = at_own_rates(self.task, candidates, problem, found)
+        self.best = grown(self.task, at_own_rates(self.task, candidates, problem, found))
         self.is_impossible, self.last_problem = found.is_impossible, problem
         if found.is_impossible:
             return
@@ -332,6 +332,7 @@ class UseSearch:
         return now + 0.5 * max(self.deadline - now, 0.0)
 
     def _offer(self, chosen: Chosen | None) -> None:
+        chosen = None if chosen is None else grown(self.task, chosen)
         if chosen is not None and chosen.is_better_than(self.best):
             self.best = chosen
 
@@ -370,19 +371,65 @@ def problem_among(task: Task, candidates: Candidates, starts: Ints) -> Problem:
 
 def at_own_rates(task: Task, candidates: Candidates, problem: Problem, found: Found) -> Chosen:
     """A solution at the rates of what it uses: DRAM of the fullest rank, caches in the mean over ranks."""
-    solution = found.solution
-    tables = candidates.take(solution.choice)
-    is_here = (solution.owner == np.arange(task.world_size)[:, None]) | (solution.owner < 0)
+    tables = candidates.take(found.solution.choice)
+    rates, own, again = _priced(task, tables, found.solution.owner)
+    return Chosen(candidates, problem, found, tables, rates, own, again.seconds, again.is_feasible)
+
+
+def grown(task: Task, chosen: Chosen) -> Chosen:
+    """With caches larger by a share of the DRAM that is left, where that is faster: of what buffers have of it.
+
+    Candidates that read as few rows with less are all that a search sees, whose rates are the same whatever it takes.
+    Rows that are read are left as they are: a larger cache reads no more.
+    """
+    tables, owner = chosen.tables, chosen.solution.owner
+    caches, used, _ = _uses(task, tables, owner)
+    left = np.array(task.budget_bytes["dram"], np.float64) - used
+    if not chosen.is_feasible or not caches.any():
+        return chosen
+    most = float((left[caches > 0] / caches[caches > 0]).min())
+    best = chosen
+    for share in (1.0, 0.5, 0.25):
+        if most * share < 0.01:
+            break
+        larger = _larger(tables, most * share, task)
+        rates, own, again = _priced(task, larger, owner)
+        if again.is_feasible and again.seconds < best.step_seconds:
+            best = replace(chosen, tables=larger, rates=rates, own=own, step_seconds=again.seconds)
+    return best
+
+
+def _larger(tables: Candidates, share: float, task: Task) -> Candidates:
+    """Caches with so much more of their bytes, and no more slots than a table has rows for."""
+    num_rows = np.array([table.num_embeddings for table in task.tables], np.float64)
+    split = np.where(tables.owner == STRIPE, task.world_size, 1)
+    most = np.ceil((num_rows - tables.num_replicated) / split) / np.maximum(tables.num_slots, 1.0)
+    factor = np.where(tables.capacity_bytes > 0, np.clip(most, 1.0, 1.0 + share), 1.0)
+    more = np.floor(tables.capacity_bytes * (factor - 1.0))
+    load = tables.load.copy()
+    load[:, LOADS.index("dram")] += more
+    load[:, LOADS.index("arena_bytes")] += more
+    return replace(
+        tables,
+        load=load,
+        capacity_bytes=tables.capacity_bytes + more,
+        num_slots=np.floor(tables.num_slots * factor),
+    )
+
+
+def _uses(task: Task, tables: Candidates, owner: Ints) -> tuple[Floats, Floats, Floats]:
+    """Bytes of caches, of DRAM and of rows that are in DRAM for ever. [ranks]"""
+    is_here = (owner == np.arange(task.world_size)[:, None]) | (owner < 0)
     used = np.where(is_here, tables.load[:, -2], tables.other_load[:, -2]).sum(1)
     caches = np.where(is_here, tables.capacity_bytes, 0.0).sum(1)
     kept = np.where(tables.capacity_bytes > 0, tables.num_pinned, tables.num_slots) * tables.load[:, 3]
-    pinned = np.where(is_here, kept, 0.0).sum(1)
-    rates = task.rates.behind(
-        float(caches.mean()),
-        task.whole_bytes,
-        float(used.max()),
-        float(pinned.min()),
-    )
+    return caches, used, np.where(is_here, kept, 0.0).sum(1)
+
+
+def _priced(task: Task, tables: Candidates, owner: Ints) -> tuple[HardwareRates, Problem, Solution]:
+    """One candidate a table at the rates of what they use."""
+    caches, used, pinned = _uses(task, tables, owner)
+    rates = task.rates.behind(float(caches.mean()), task.whole_bytes, float(used.max()), float(pinned.min()))
     task = replace(task, rates=rates, use_bytes=None, is_tiered=bool(caches.any()))
     setting = task.setting()
     base, lump = prices_of(tables, setting)
@@ -394,8 +441,7 @@ def at_own_rates(task: Task, candidates: Candidates, problem: Problem, found: Fo
         limits=task.limits(setting.objective),
         constants=setting.objective.constants,
     )
-    again = solution_of(own, np.arange(len(tables)), solution.owner)
-    return Chosen(candidates, problem, found, tables, rates, own, again.seconds, again.is_feasible)
+    return rates, own, solution_of(own, np.arange(len(tables)), owner)
 
 
 def worth(task: Task, best: Chosen) -> Floats:
