@@ -43,7 +43,8 @@ class Trace:
         ids, num_rows = arrays["ids"], arrays["num_rows"]
         if ids.dtype != np.int32 or ids.ndim != 1 or not len(ids):
             raise DataError(
-                f"{path}: ids are {ids.dtype} {list(ids.shape)}, expected int32 of one dimension, at least one (numpy: ids.astype(np.int32))"
+                f"{path}: ids are {ids.dtype} {list(ids.shape)}, expected int32 of one dimension, at least one; "
+                "ids.astype(np.int32) of numpy makes them"
             )
         if num_rows.ndim or num_rows.dtype.kind not in "iu" or not 0 < int(num_rows) <= MAX_NUM_ROWS:
             raise DataError(f"{path}: num_rows is {num_rows!r}, expected one whole number in [1, 2**31]")
