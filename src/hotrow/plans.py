@@ -370,12 +370,15 @@ class Plan(Document):
         return replace(self, tables=tables)
 
     def tables_digest(self) -> str:
-        """``sha256:`` and the digest of where every row is: of ``tables`` as canonical JSON, whatever the notes say.
+        """``sha256:`` and the digest of where every row is: of ``tables`` as canonical JSON, and of ``world_size`` if
+        there are several ranks, whatever the notes say.
 
         The planner notes it, so that a plan which was edited since is known, and so does a run of a plan.
         """
-        tables = {name: table.to_json() for name, table in self.tables.items()}
-        text = json.dumps(tables, sort_keys=True, separators=(",", ":"))
+        told: dict[str, Any] = {name: table.to_json() for name, table in self.tables.items()}
+        if self.world_size > 1:
+            told = {"tables": told, "world_size": self.world_size}
+        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     @property

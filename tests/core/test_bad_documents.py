@@ -21,6 +21,7 @@ from hotrow.document import Document
 from hotrow.errors import ConfigError, FormatError, PlanInfeasible
 from hotrow.explanation import difference_json, difference_text, differences_of, facts_json, facts_of
 from hotrow.measurements import NOT_NEGATIVE, NUMBERS, POSITIVE, Hardware
+from hotrow.planning import HardwareRates
 from hotrow.planning.fingerprint import read_fingerprint
 from hotrow.planning.instances import reference_hardware, zipf_profile
 from hotrow.plans import Plan
@@ -179,6 +180,20 @@ def test_any_changed_value_of_a_plan_is_refused_or_explained(tmp_path: Path, cha
 
 def number_of(what: str) -> int:
     return next(i for i, m in enumerate(HARDWARE.measurements) if m.what == what)
+
+
+def test_no_measurement_is_there_twice(tmp_path: Path) -> None:
+    """Else the last of them would decide in silence."""
+    value = copy.deepcopy(VALUES["hardware"])
+    again = copy.deepcopy(value["measurements"][number_of("writer wait")])
+    value["measurements"].append(again | {"value": 9e9, "high": 9e9})
+    with pytest.raises(ConfigError, match="'writer wait' is there twice"):
+        HardwareRates.of(refused(Hardware, value, tmp_path / "hardware.json"))
+    del value["measurements"][-1], value["measurements"][number_of("writer wait")]
+    hardware = refused(Hardware, value, tmp_path / "hardware.json")
+    assert hardware is not None
+    with pytest.raises(ConfigError, match="'writer wait' was measured with one buffer_share"):
+        HardwareRates.of(hardware)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1, 0], ids=str)

@@ -103,6 +103,7 @@ def test_an_edited_plan_is_told_without_the_notes_of_the_old_one() -> None:
     again = replace(plan, notes={"planner": {**plan.notes["planner"], "tables_digest": plan.tables_digest()}})
     assert not again.is_edited and "predicted  12.3 ms" in again.explain()
     assert not replace(plan, notes={"planner": {"predicted": {}}}).is_edited  # of before it was noted
+    assert replace(made_plan(made_profile(3)), world_size=3).is_edited  # its predictions are of one rank
     assert ">= " in explain(plan, made_profile(3))  # a profile tells of the plan as it is
 
 

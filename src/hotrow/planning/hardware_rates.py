@@ -137,7 +137,7 @@ class HardwareRates:
         """num_threads: of kernels and torch; those that the machine was measured with unless given. num_ranks: that
         exchange rows; of those measured the nearest number counts, the largest if not given.
 
-        Raises ConfigError naming the measurement that is missing and the command that makes it.
+        Raises ConfigError naming the measurement that is missing, or there twice, and the command that makes it.
         """
         threads = _measured_threads(hardware, num_threads)
         cores = _cores(hardware)
@@ -188,6 +188,7 @@ class HardwareRates:
             contention=float(np.clip(select(hardware, "contention")[0].value, 1 / cores, 1.0)),
             read_contention=_read_contention(hardware),
         )
+        _refuse_twice(hardware)
         return replace(rates, step_calls=_step_calls(hardware, rates))
 
     def behind(
@@ -263,6 +264,18 @@ def argument_of(m: Measurement, name: str) -> float:
             f"hardware: {m.what!r} was measured without {name}, by an older probe; run `hotrow probe` again"
         )
     return float(m.arguments[name])
+
+
+def _refuse_twice(hardware: Hardware) -> None:
+    """Else the last one would decide in silence."""
+    seen = list[Any]()
+    for m in hardware.measurements:
+        if (m.what, m.arguments) in seen:
+            raise ConfigError(
+                f"hardware: {m.what!r} is there twice at {dict(m.arguments)}; keep one of them, or run `hotrow probe` "
+                "again"
+            )
+        seen.append((m.what, m.arguments))
 
 
 def _measured_threads(hardware: Hardware, wanted: int | None) -> int:
