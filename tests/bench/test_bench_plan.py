@@ -15,6 +15,7 @@ from hotrow.bench.plan_grid import prediction_bounds, rule_bounds
 from hotrow.bench.plan_machine import in_the_median
 from hotrow.bench.plan_models import make_model
 from hotrow.bench.plan_perturbed import changes
+from hotrow.bench.plan_turns import run_plans
 from hotrow.errors import ConfigError
 from hotrow.measurements import Hardware
 from hotrow.planning import read_fingerprint
@@ -90,6 +91,27 @@ def test_of_several_probes_each_quantity_has_its_median() -> None:
     of_fast = in_the_median([fast, fast, last]).measurements
     assert [m.value for m in of_fast[:-1]] == [m.value for m in fast.measurements]
     assert of_fast[-1] == last.measurements[-1] and of_fast[0].high == last.measurements[0].high
+
+
+def test_a_plan_that_seems_faster_is_measured_anew_and_then_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last and longest measure counts, whatever it says; plans that are slower are not measured again."""
+    told, asked = {"fast": [0.9, 0.95, 0.99], "slow": [1.2]}, list[tuple[list[str], float]]()
+
+    def together(model: object, plans: dict[str, object], *rest: object) -> dict[str, dict[str, object]]:
+        asked.append((list(plans), rest[-1]))
+        return {name: {"ratio": told[name].pop(0), "is_anew": False} for name in plans if name in told}
+
+    monkeypatch.setattr("hotrow.bench.plan_turns._run_together", together)
+    plan, model = Plan(tables={}), make_model(SMALL, None, None)
+    found = run_plans(model, {"ours": plan, "fast": plan, "slow": plan}, "ours", tmp_path, tmp_path)
+    assert found["fast"] == {"ratio": 0.99, "is_anew": True} and found["slow"] == {
+        "ratio": 1.2,
+        "is_anew": False,
+    }
+    assert [names for names, _ in asked] == [["ours", "fast", "slow"], ["ours", "fast"], ["ours", "fast"]]
+    assert [seconds / SMALL.max_seconds for _, seconds in asked] == [1, 1, 4]
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ are can be tried at.
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,7 @@ def main() -> None:
     document = bench_plan_gaps(
         options.families, not options.no_times, options.seconds, lambda line: print(line, flush=True)
     )
+    document["command"] = shlex.join(("python", "-m", "hotrow.bench.plan_gaps", *sys.argv[1:]))
     print("\n".join(lines(document)))
     if options.out is not None:
         print(write_markdown(document, options.out))
