@@ -48,7 +48,7 @@ def a_profile() -> AccessProfile:
 
 def a_hardware() -> Hardware:
     made = reference_hardware()
-    here = {**read_fingerprint(Path.cwd()), "cores": 2}
+    here = read_fingerprint(Path.cwd())
     return Hardware(**{**made.__dict__, "fingerprint": here})
 
 

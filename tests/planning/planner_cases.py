@@ -33,8 +33,7 @@ def this_hardware() -> Hardware:
     """The reference machine under this one's name, so that nothing warns."""
     from pathlib import Path
 
-    found = reference_hardware()
-    return replace(found, fingerprint={**read_fingerprint(Path.cwd()), "cores": found.fingerprint["cores"]})
+    return replace(reference_hardware(), fingerprint=read_fingerprint(Path.cwd()))
 
 
 def random_problem(rng: np.random.Generator, num_tables: int, num_ranks: int, most: int = 5) -> Problem:

@@ -192,6 +192,16 @@ def test_no_direct_io_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_in_memory_is_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the kernel reads tmpfs directly: the measured disk would be memory."""
+    monkeypatch.setattr(probe_disk, "disk_of", lambda path: {"disk": "tmpfs", "file_system": "tmpfs"})
+    monkeypatch.setattr(probe_disk, "load_native", lambda: SimpleNamespace(why_not_direct=lambda path: ""))
+    refusal = pytest.raises(ConfigError, match=r"no direct I/O there \(tmpfs is memory\); give --dir")
+    with refusal, probe_disk.scratch(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_fingerprint_names_the_machine(tmp_path: Path) -> None:
     found = read_fingerprint(tmp_path)
     assert found["cores"] == len(os.sched_getaffinity(0)) and found["torch"] == torch.__version__

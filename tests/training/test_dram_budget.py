@@ -38,7 +38,7 @@ def test_the_least_that_works_is_named_and_works(dataset, tmp_path, dram, policy
         train(dataset, tmp_path / "small", dram, policy)
     assert "\n" not in str(caught.value)
     least = int(
-        re.findall(r"the least that works for the first batches is (\d+) bytes", str(caught.value))[0]
+        re.findall(r"the least that works for the batches looked at is (\d+) bytes", str(caught.value))[0]
     )
     train(dataset, tmp_path / "least", f"{least}B", policy)
     with pytest.raises(BudgetTooSmall, match=f"is {least} bytes"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,6 @@ from hotrow.embedding import CommittedRows
 from hotrow.errors import ConfigError, FormatError, StorageError
 from hotrow.files import Files
 from hotrow.orders import Order
-from hotrow.planning.fingerprint import read_fingerprint
 from hotrow.planning.instances import reference_hardware
 from hotrow.plans import Plan
 from hotrow.storage import CommitManifest, committed_orders
@@ -203,15 +203,12 @@ def test_after_a_drift_fewer_rows_are_read_and_no_number_is_another(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the hardware file is of another machine")
 def test_a_plan_for_a_machine_counts_the_dense_part_and_is_known_as_its_own(
     dataset: Path, lately: Path, before: Path, tmp_path: Path
 ) -> None:
     wish = {"data_dir": lately, "last": 0.3, "min_gain": -1.0}
-    fingerprint = read_fingerprint(Path.cwd())
-    machine = replace(
-        reference_hardware(), fingerprint={**fingerprint, "cores": reference_hardware().fingerprint["cores"]}
-    )
-    facts = rebalance(before, tmp_path / "new", dram="500KiB", hardware=machine, **wish)
+    facts = rebalance(before, tmp_path / "new", dram="500KiB", hardware=reference_hardware(), **wish)
     assert facts["is_rebalanced"] and facts["reordered"]
     plan = Plan.load(tmp_path / "new" / "plan.json")
     assert plan.notes["planner"]["predicted"]["parts"]["dense"] > 0
@@ -332,6 +329,20 @@ def test_bad_input_is_named_and_leaves_nothing(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "memory", "synthetic"]
 
 
+def test_a_budget_that_is_too_small_names_one_that_works(
+    dataset: Path, before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rebalanced(dram: str) -> int:
+        wish = ["--dram", dram, "--data", str(dataset)]
+        return run_cli(["rebalance", str(before), "--out", str(tmp_path / "new"), *wish])
+
+    assert rebalanced("2KiB") == 2
+    least = re.findall(
+        r"the least that works for the batches looked at is (\d+) bytes", capsys.readouterr().err
+    )[0]
+    assert rebalanced(least) == 0 and (tmp_path / "new" / "plan.json").exists()
+
+
 @pytest.mark.slow
 def test_a_disk_that_fails_leaves_nothing(
     dataset: Path, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -376,7 +387,7 @@ def test_a_disk_without_room_is_refused_before_anything(
 def test_interrupted_at_any_instant_nothing_half_done_stays(
     how: signal.Signals, dataset: Path, before: Path, tmp_path: Path
 ) -> None:
-    command = [*HOTROW, "rebalance", str(before), "--data", str(dataset), "--keep-plan", "--min-gain", "-1"]
+    command = [*HOTROW, "rebalance", str(before), "--data", str(dataset), "--keep-plan"]
     command += ["--out", str(tmp_path / "new"), "--json"]
     begin = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)

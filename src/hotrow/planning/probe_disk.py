@@ -24,7 +24,7 @@ from hotrow.measurements import Measurement
 from hotrow.planning.probe_calls import beside
 from hotrow.planning.probe_dense import BATCHES, layer_steps
 from hotrow.planning.timing import MAX_ROUNDS, MIN_ROUNDS, Case, measurement
-from hotrow.storage import Buffers, TieredTable, open_native_store
+from hotrow.storage import Buffers, TieredTable, disk_of, open_native_store
 
 SCRATCH = ".hotrow-probe-"
 """Followed by the number of the process."""
@@ -49,6 +49,8 @@ EXCHANGED_ROWS = 2048
 """Read and written in one turn as by a step, until a part of all rows was: what is written is merged meanwhile."""
 NUM_PARTS = 3
 """Of overwriting as many rows as there are."""
+IN_MEMORY = ("tmpfs", "ramfs")
+"""File systems that have no disk; Linux 6.6 and later take direct reads of tmpfs all the same."""
 NEEDED_BYTES = SCAN_BYTES + 3 * LIVE_BYTES
 
 
@@ -70,7 +72,8 @@ def scratch(directory: Path) -> Iterator[Path]:
     try:
         with suppress(OSError):  # of file systems that cannot lock
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        refusal = load_native().why_not_direct(str(path))
+        kind = disk_of(path)["file_system"]
+        refusal = f"{kind} is memory" if kind in IN_MEMORY else load_native().why_not_direct(str(path))
         if refusal:
             raise ConfigError(
                 f"{directory}: no direct I/O there ({refusal}); give --dir a directory on a disk, not in memory"

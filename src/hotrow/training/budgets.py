@@ -15,14 +15,15 @@ from hotrow.storage import least_dram
 
 @contextmanager
 def naming_least_dram(
-    dram: str | None,
+    dram: str | int | None,
     tables: Sequence[EmbeddingConfig],
     optimizer: Optimizer,
     batches: Callable[[], Iterable[KeyedJaggedTensor]],
 ) -> Iterator[None]:
     """BudgetTooSmall of one table also says the least ``dram`` that gives every table enough.
 
-    batches: the run's first, which are read if that is asked for. dram: None leaves the error as it is.
+    batches: what must fit, as ``least_dram`` takes them; they are read if that is asked for. dram: None leaves the
+    error as it is.
     """
     try:
         yield
@@ -30,9 +31,9 @@ def naming_least_dram(
         if dram is None:
             raise
         least = least_dram(tables, optimizer, batches())
-        if least <= parse_bytes(dram, "storage.dram"):  # a later batch is larger: what it needs is told
+        if least <= parse_bytes(dram, "dram"):  # another batch is larger: what it needs is told
             raise
         raise BudgetTooSmall(
-            f"{error}. storage.dram (--dram) is {dram} for all tables; the least that works for the first batches is "
-            f"{least} bytes ({least / 2**20:.2f} MiB)"
+            f"{error}. storage.dram (--dram) is {dram} for all tables; the least that works for the batches looked at "
+            f"is {least} bytes ({least / 2**20:.2f} MiB)"
         ) from error

@@ -32,7 +32,7 @@ from hotrow.core import EmbeddingBagConfig
 from hotrow.data import Dataset, DatasetManifest, Loader
 from hotrow.document import write_atomically
 from hotrow.embedding import lay_out, reorder_commit
-from hotrow.errors import ConfigError, DataError, StorageError
+from hotrow.errors import BudgetTooSmall, ConfigError, DataError, StorageError
 from hotrow.files import Files
 from hotrow.jagged import Batch
 from hotrow.measurements import Hardware
@@ -41,8 +41,10 @@ from hotrow.orders import MAP_BYTES_PER_ROW, Order
 from hotrow.planning import plan as make_plan
 from hotrow.plans import DIGEST_NOTE, Plan, table_bytes
 from hotrow.profiling import profile
+from hotrow.sizes import parse_bytes
 from hotrow.storage import choose_plan
 from hotrow.training.batches import data_manifest, training_loader
+from hotrow.training.budgets import naming_least_dram
 from hotrow.training.building import Columns, build_dense, build_tables
 from hotrow.training.config import RunConfig
 from hotrow.training.heat import Heat, heat_orders, rows_read_per_step
@@ -126,7 +128,7 @@ def rebalance(
     None. keep_plan: keep its sizes and policies. hardware: plan with ``hotrow.plan`` for this machine, instead of by
     rows read alone. min_gain: share of the rows read per step that a table's new order
     must spare, judged on batches that it was not made from. If no order does, and no new plan, nothing is written and
-    ``is_rebalanced`` is False.
+    ``is_rebalanced`` is False, unless ``dram`` is less than the old plan takes.
 
     ``out`` is there whole or not at all, and the old run stays as it is. Raises ConfigError for a run without rows on
     SSD or an ``out`` that exists, FormatError for data that does not fit the model, StorageError.
@@ -148,7 +150,9 @@ def rebalance(
         )
     with progress:
         heat = _measure(run, data_dir, last, progress)
-        before, after = _choose(run, heat, wish)
+        asked = dram if hardware is None else None  # hotrow.plan tells the least itself
+        with naming_least_dram(asked, run.tables, run.optimizer, lambda: heat.batches):
+            before, after = _choose(run, heat, wish)
         facts = _facts(run, heat, before, after, target)
         if facts["is_rebalanced"]:
             _write(run, target, after, facts, progress)
@@ -242,7 +246,10 @@ def _choose(run: _Run, heat: Heat, wish: _Wish) -> tuple[_Choice, _Choice]:
     for share in ORDER_SHARES:
         most = _most_moved([choice.plan for choice in olds], share)
         candidates = heat_orders(heat, most, is_judged=True)
-        news = planned({**run.orders, **candidates})
+        try:
+            news = planned({**run.orders, **candidates})
+        except BudgetTooSmall:  # beside such orders a batch has no room
+            continue
         for name, order in candidates.items():
             reads = min(choice.reads.get(name, 0.0) for choice in news)
             is_other = order.order_id != _id_of(run.orders, name)
@@ -250,7 +257,8 @@ def _choose(run: _Run, heat: Heat, wish: _Wish) -> tuple[_Choice, _Choice]:
                 paying[name], least[name] = most[name], reads
     found = {**run.orders, **heat_orders(heat, paying, is_judged=True)}
     best = min(planned(found), key=lambda choice: choice.total)
-    if not paying and best.total >= (1 - min_gain) * now.total:
+    must_shrink = dram is not None and parse_bytes(dram, "dram") < _dram_bytes(run)
+    if not must_shrink and not paying and best.total >= (1 - min_gain) * now.total:
         return now, now
     final = {**run.orders, **heat_orders(heat, paying, is_judged=False)}
     kept = {name: order for name, order in final.items() if not order.is_identity}
