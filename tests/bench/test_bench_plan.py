@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from hotrow.bench import GRID, PLAN_CASES, bench_perturbed, bench_plan
-from hotrow.bench.plan_cases import BUDGETS, OPTIMIZER, PERTURBED
+from hotrow.bench.plan_cases import BUDGETS, OPTIMIZER, PERTURBED, STEPS_IN_TURN
 from hotrow.bench.plan_grid import prediction_bounds, rule_bounds
 from hotrow.bench.plan_machine import in_the_median
-from hotrow.bench.plan_models import make_model
+from hotrow.bench.plan_models import Run, make_model
 from hotrow.bench.plan_perturbed import changes
-from hotrow.bench.plan_turns import run_plans
+from hotrow.bench.plan_turns import run_plans, take_turns
 from hotrow.errors import ConfigError
 from hotrow.measurements import Hardware
 from hotrow.planning import read_fingerprint
@@ -112,6 +112,16 @@ def test_a_plan_that_seems_faster_is_measured_anew_and_then_for_longer(
     }
     assert [names for names, _ in asked] == [["ours", "fast", "slow"], ["ours", "fast"], ["ours", "fast"]]
     assert [seconds / SMALL.max_seconds for _, seconds in asked] == [1, 1, 4]
+
+
+def test_turns_end_where_the_batches_do(tmp_path: Path) -> None:
+    model = make_model(SMALL, None, None)
+    run = Run(model, Plan.in_memory(model.tables), tmp_path / "rows", None)
+    run.warm_up()
+    left = run.turns_left(STEPS_IN_TURN)
+    assert left >= 3 and take_turns({"ours": run}, "ours", 1000, 1000.0) == {}
+    assert run.turns_left(STEPS_IN_TURN) == 0 and len(run.times.steps) == left * STEPS_IN_TURN
+    run.close()
 
 
 @pytest.mark.slow

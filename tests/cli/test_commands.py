@@ -94,6 +94,13 @@ def test_a_missing_extra_is_named(
     assert "install it with: pip install 'hotrow[train]'" in capsys.readouterr().err
 
 
+def test_the_module_runs_as_the_script_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hotrow", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("hotrow ")
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from hotrow.cli import run; run(['--help']); print({'torch', 'tensorboard'} & set(sys.modules))"
     begin = time.perf_counter()

@@ -38,7 +38,9 @@ from hotrow.training import PartTimes
 MATERIALISING_BYTES = 64 << 20
 """Of each table's cache while rows are written: what gives large buffers."""
 MAX_TURNS_OF = 4
-"""Of as many steps as count, so many times at most: plans beside others, opened once more, take four times as many."""
+"""There are batches for so many times the steps that count: plans beside others, opened once more, take four times as
+many; what is measured for longer than that ends where they do.
+"""
 
 
 @dataclass(eq=False)
@@ -160,7 +162,7 @@ class Run:
         self._optimizer = torch.optim.SGD(self.dense.parameters(), lr=0.01)
         generator = torch.Generator().manual_seed(model.case.seed)
         self._labels = torch.randint(0, 2, (model.case.batch_size, 1), generator=generator).float()
-        self._batches = iter(model.trained)
+        self._batches, self._num_left = iter(model.trained), len(model.trained)
         self._window: deque[Any] = deque()
         self.num_steps = 0
 
@@ -169,6 +171,7 @@ class Run:
         while len(self._window) < LOOK_AHEAD + 1:
             with self.times.span("load"):
                 batch = next(self._batches)
+            self._num_left -= 1
             self._window.append(self.rows.prefetch(batch) if self.is_tiered else batch)
 
     def step(self, counts: bool, announces: bool = True) -> None:
@@ -207,6 +210,10 @@ class Run:
             self.step(counts=True)
         self._use_up()
         return list(self.times.steps[before:])
+
+    def turns_left(self, num_steps: int) -> int:
+        """Turns of so many steps until the batches end: none comes twice."""
+        return self._num_left // steps_in_turn(num_steps, LOOK_AHEAD)
 
     def _use_up(self) -> None:
         while self._window:

@@ -26,7 +26,8 @@ def run_plans(
 
     ratio: of the time of another plan's turns over ours, the median. Of many noisy readings the smallest is mostly
     noise: a plan that seems faster than ours by more than MAX_LOSS is opened once more with ours, both take twice as
-    many turns, and those count for it; if it still does, once more for LONGER times as long, and that is final.
+    many turns, and those count for it; if it still does, once more for up to LONGER times as long, as far as
+    there are batches, and that is final.
     """
     num_turns = model.case.num_steps // STEPS_IN_TURN * (2 if len(plans) > 1 else 1)
     max_seconds = model.case.max_seconds
@@ -76,10 +77,11 @@ def _run_together(
 def take_turns(runs: Mapping[str, Run], ours: str, most: int, max_seconds: float) -> dict[str, float]:
     """Of every other run the median over turns of its seconds over ours.
 
-    most: turns; fewer once they last max_seconds a run, but MIN_TURNS at least.
+    most: turns; fewer once they last max_seconds a run, but MIN_TURNS at least; and no more than there are batches for.
     """
     begin, turns = time.perf_counter(), dict[str, list[float]]()
-    for number in range(max(most, MIN_TURNS)):
+    most = min([max(most, MIN_TURNS), *(run.turns_left(STEPS_IN_TURN) for run in runs.values())])
+    for number in range(most):
         if number >= MIN_TURNS and time.perf_counter() - begin > max_seconds * len(runs):
             break
         for name, run in runs.items():
