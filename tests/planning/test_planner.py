@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from planner_cases import small_model, this_hardware
 
 import hotrow as hr
@@ -337,3 +338,18 @@ def test_rows_of_a_plan_in_ssd_only_behind_caches_that_hold_their_batches() -> N
     for name, table in found.tables.items():
         on_ssd = any(segment.tier is Tier.SSD for segment in table.segments)
         assert on_ssd == (table.cache is not None), name
+
+
+@pytest.mark.parametrize(("num_batches", "is_short"), [(10, True), (400, False)])
+def test_a_profile_that_ends_before_a_cache_is_full_is_remarked(num_batches: int, is_short: bool) -> None:
+    """Of uniform lookups ten batches tell nothing of any cache but that rows come a first time."""
+    rng = np.random.default_rng(0)
+    tables = [hr.EmbeddingBagConfig(name="t", num_embeddings=100_000, embedding_dim=32, feature_names=["f"])]
+    lengths = torch.full((256,), 8)
+    batches = [
+        hr.KeyedJaggedTensor(["f"], torch.from_numpy(rng.integers(0, 100_000, 2048)), lengths=lengths)
+        for _ in range(num_batches)
+    ]
+    found = plan(tables, hr.profile(batches, tables=tables), "4MiB")
+    remarks = [text for text in found.notes["planner"]["remarks"] if "before the cache is full of t:" in text]
+    assert found.tables["t"].cache is not None and len(remarks) == is_short

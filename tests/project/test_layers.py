@@ -17,7 +17,7 @@ LEVELS = {
     "representations": 0, "config": 0, "sizes": 0, "tracing": 0, "kernels": 1, "files": 1, "data": 1,
     "metrics": 1, "workload": 1, "profiling": 2, "storage": 2, "checkpoint": 2, "exchange": 2, "planning": 3,
     "embedding": 3, "models": 3, "training": 4, "serving": 4, "simulation": 4, "reporting": 4, "interop": 4,
-    "cli": 5, "bench": 5, "reproduce": 5, "recipes": 5, "testing": 5,
+    "cli": 5, "__main__": 6, "bench": 5, "reproduce": 5, "recipes": 5, "testing": 5,
 }  # fmt: skip
 NATIVE_MODULES = {"_native", "_bench_native"}
 # cli commands call bench, reproduce and recipes; recipes are data, found by the commands; reproduce measures as bench

@@ -46,6 +46,10 @@ from hotrow.sizes import parse_bytes
 DEFAULT_SECONDS = 60.0
 EXCHANGES = {"train": 3, "serve": 2}
 """Between ranks in a step: ids there, rows or pooled bags back, and in training gradients there."""
+NEARLY_ALL, FEW_READS = 0.9, 0.05
+"""A cache with slots for so much of the rows that a profile saw, and whose reads are more than that of its lookups, was
+never full in it.
+"""
 Budget = Mapping[str, "int | str | Sequence[int | str]"]
 
 
@@ -201,8 +205,10 @@ def search_plan(
     setting = task.setting()
     used = check(made, task.tables, task.budget_bytes, task.optimizer, needs=_needs(task, setting, best.tables),
                  is_training=setting.is_training)  # fmt: skip
+    given = dict(notes or {})
+    given["remarks"] = [*given.get("remarks", []), *_short_profile_remarks(task, best.tables)]
     planner = _notes(task, search, used, begin)
-    return replace(made, notes={"planner": planner | dict(notes or {}) | {DIGEST_NOTE: made.tables_digest()}})
+    return replace(made, notes={"planner": planner | given | {DIGEST_NOTE: made.tables_digest()}})
 
 
 # -- what is asked
@@ -333,6 +339,22 @@ def _needs(task: Task, setting: Setting, chosen: Candidates) -> dict[str, int]:
         slots = room(task.statistics[table.name], setting, samples, np.array(before))
         found[table.name] = int(np.ceil(float(slots) / split)) - 1  # prefixes are rounded up to ranks
     return found
+
+
+def _short_profile_remarks(task: Task, chosen: Candidates) -> list[str]:
+    """That the profile ends before a cache is full: of all rows that it saw only first lookups are reads."""
+    touched = np.array([task.statistics[table.name].num_touched for table in task.tables])
+    slots = chosen.num_slots * np.where(chosen.owner == STRIPE, task.world_size, 1)
+    is_short = (chosen.capacity_bytes > 0) & (slots >= NEARLY_ALL * touched)
+    is_short &= chosen.reads_per_lookup > FEW_READS
+    names = [table.name for table, short in zip(task.tables, is_short) if short]
+    if not names:
+        return []
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"the profile ends before the cache is full of {some}: what is read there is each row's first lookup, and what "
+        "a larger cache saves is not known; profile more batches"
+    ]
 
 
 def _notes(task: Task, search: UseSearch, used: Mapping[str, Sequence[int]], begin: float) -> dict[str, Any]:
