@@ -166,3 +166,30 @@ def test_a_profile_in_an_order_of_no_table_is_refused(
     given = ["--profile", files / "profile.json", "--hardware", files / "hardware.json"]
     err = refused(capsys, "plan", files / "c.toml", *given)
     assert "profile.json: tables.t0: order_id='sha256:12' is of no table of a new run" in err
+
+
+def test_what_is_read_is_not_written_over(
+    files: Path, no_work: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "data").mkdir()
+    (files / "data" / "manifest.json").write_text("{}")
+    (files / "plan.json").write_text("{}")
+    plan = [
+        "plan",
+        files / "c.toml",
+        "--profile",
+        files / "profile.json",
+        "--hardware",
+        files / "hardware.json",
+    ]
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    for arguments in (
+        [*plan, "--out", files / "profile.json"],
+        [*plan, "--out", files / "hardware.json"],
+        [*plan, "--out", files / "c.toml"],
+        ["profile", files / "trace.npz", "--out", files / "trace.npz"],
+        ["profile", files / "data", "--out", files / "data" / "manifest.json"],
+        ["explain", files / "plan.json", "--html", files / "plan.json"],
+    ):
+        assert "is what is read" in refused(capsys, *arguments)
+    assert before == {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}

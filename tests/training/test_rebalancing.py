@@ -329,18 +329,37 @@ def test_bad_input_is_named_and_leaves_nothing(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "memory", "synthetic"]
 
 
+@pytest.mark.parametrize("dram", ["2KiB", "40000B"])  # not a row; rows, but not a batch's
+@pytest.mark.parametrize("has_orders", [False, True])
 def test_a_budget_that_is_too_small_names_one_that_works(
-    dataset: Path, before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    before: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dram: str,
+    has_orders: bool,
 ) -> None:
+    run = before
+    if has_orders:
+        run = tmp_path / "ordered"
+        assert rebalance(before, run, data_dir=dataset, keep_plan=True, min_gain=-1.0)["reordered"]
+
     def rebalanced(dram: str) -> int:
         wish = ["--dram", dram, "--data", str(dataset)]
-        return run_cli(["rebalance", str(before), "--out", str(tmp_path / "new"), *wish])
+        return run_cli(["rebalance", str(run), "--out", str(tmp_path / "new"), *wish])
 
-    assert rebalanced("2KiB") == 2
-    least = re.findall(
-        r"the least that works for the batches looked at is (\d+) bytes", capsys.readouterr().err
-    )[0]
-    assert rebalanced(least) == 0 and (tmp_path / "new" / "plan.json").exists()
+    assert rebalanced(dram) == 2 and not (tmp_path / "new").exists()
+    text = capsys.readouterr().err
+    least = re.findall(r"the least that works for the batches looked at is (\d+) bytes", text)[0]
+    assert rebalanced(least) == 0
+    assert "Infinity" not in (tmp_path / "new" / "rebalance.json").read_text()
+    resumed(dataset, tmp_path / "new", plan=str(tmp_path / "new" / "plan.json")).model.embeddings.close()
+
+
+def test_the_old_run_is_no_place_for_the_new(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for inside in (before / "new", before / "checkpoints" / "step-9"):
+        assert run_cli(["rebalance", str(before), "--out", str(inside), "--min-gain", "-1"]) == 2
+        assert "is part of the run in" in capsys.readouterr().err and not inside.exists()
 
 
 @pytest.mark.slow

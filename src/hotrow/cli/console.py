@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,22 @@ def existing(path: Path, option: str, remedy: str) -> Path:
     return path
 
 
-def check_writable(path: Path, option: str) -> None:
+def _is_read(path: Path, given: Path) -> bool:
+    """Whether a file is an input, or in one that is a directory, where profiles and plans may lie beside the data."""
+    is_beside = path.suffix == ".json" and path.name != "manifest.json"
+    return path == given or (given in path.parents and not is_beside)
+
+
+def check_writable(path: Path, option: str, inputs: Iterable[Path | None] = ()) -> None:
     """Raise ConfigError unless a file can be written there: before the work whose result it gets.
 
-    A file is made there and removed: permissions do not say that a file system such as /proc takes none.
+    A file is made there and removed: permissions do not say that a file system such as /proc takes none. inputs: of the
+    same command, none of which may be written over, nor data in a directory among them.
     """
     try:
+        for given in inputs if path.exists() else ():
+            if given is not None and _is_read(path.resolve(), given.resolve()):
+                raise ConfigError(f"{option} {path}: is what is read ({given}); give another file")
         if path.is_dir() or not path.parent.is_dir() or (path.exists() and not path.is_file()):
             raise ConfigError(f"{option} {path}: give the name of a file in a directory that exists")
         trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")

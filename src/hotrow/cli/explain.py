@@ -54,7 +54,7 @@ def command(
     from hotrow.profiles import AccessProfile
 
     if html is not None:
-        check_writable(html, "--html")
+        check_writable(html, "--html", (plan, diff, profile, measured))
     this = Plan.load(existing(plan, "PLAN", "'hotrow plan' writes one"))
     other = None if diff is None else Plan.load(existing(diff, "--diff", "give another plan"))
     seen = (

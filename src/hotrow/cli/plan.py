@@ -63,7 +63,9 @@ def command(
     from hotrow.planning import plan
 
     if out is not None:
-        check_writable(out, "--out")
+        check_writable(
+            out, "--out", (profile, hardware, data, Path(recipe) if Path(recipe).is_file() else None)
+        )
     existing(profile, "--profile", "'hotrow profile' writes one")
     if hardware is not None:
         existing(hardware, "--hardware", "'hotrow probe' writes one")
@@ -95,7 +97,11 @@ def command(
         return
     say(made.explain())
     if out is not None:
-        say(f"\nwritten to {out}; run it with: {train_command(recipe, data, set_ or [], out)}")
+        say(f"\nwritten to {out}; {_next(train_command(recipe, data, set_ or [], out), world_size)}")
+
+
+def _next(command: str, world_size: int) -> str:
+    return f"run it with: {command}" if world_size == 1 else "only plans for one rank can be run yet"
 
 
 def train_command(recipe: str, data: Path | None, overrides: list[str], plan: Path) -> str:

@@ -206,7 +206,10 @@ def search_plan(
     used = check(made, task.tables, task.budget_bytes, task.optimizer, needs=_needs(task, setting, best.tables),
                  is_training=setting.is_training)  # fmt: skip
     given = dict(notes or {})
-    given["remarks"] = [*given.get("remarks", []), *_short_profile_remarks(task, best.tables)]
+    given["remarks"] = [
+        *given.get("remarks", []),
+        *_short_profile_remarks(task, best.candidates.take(best.solution.choice)),
+    ]
     planner = _notes(task, search, used, begin)
     return replace(made, notes={"planner": planner | given | {DIGEST_NOTE: made.tables_digest()}})
 
@@ -342,7 +345,10 @@ def _needs(task: Task, setting: Setting, chosen: Candidates) -> dict[str, int]:
 
 
 def _short_profile_remarks(task: Task, chosen: Candidates) -> list[str]:
-    """That the profile ends before a cache is full: of all rows that it saw only first lookups are reads."""
+    """That the profile ends before a cache is full: of all rows that it saw only first lookups are reads.
+
+    chosen: as found, with the slots that its reads are of.
+    """
     touched = np.array([task.statistics[table.name].num_touched for table in task.tables])
     slots = chosen.num_slots * np.where(chosen.owner == STRIPE, task.world_size, 1)
     is_short = (chosen.capacity_bytes > 0) & (slots >= NEARLY_ALL * touched)

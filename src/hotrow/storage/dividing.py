@@ -110,11 +110,14 @@ def choose_plan(
 
 
 def least_dram(
-    tables: Sequence[EmbeddingConfig], optimizer: Optimizer | None, batches: Iterable[KeyedJaggedTensor]
+    tables: Sequence[EmbeddingConfig],
+    optimizer: Optimizer | None,
+    batches: Iterable[KeyedJaggedTensor],
+    orders: Mapping[str, Order] | None = None,
 ) -> int:
     """The least budget for which ``Plan.within`` and ``choose_plan`` leave room for each of these batches by itself.
 
-    batches: ``MAX_BATCHES`` at most are looked at. What orders of tables take is not counted.
+    batches: ``MAX_BATCHES`` at most are looked at. orders: of tables, whose maps take bytes of their caches.
     """
     distinct = dict.fromkeys((table.name for table in tables), 1)
     for batch in islice(batches, MAX_BATCHES):
@@ -122,9 +125,12 @@ def least_dram(
             ids = [batch[feature].values().numpy() for feature in table.feature_names]
             if ids:
                 distinct[table.name] = max(distinct[table.name], len(np.unique(np.concatenate(ids))))
+    orders = orders or {}
     need = {
-        table.name: capacity_for(distinct[table.name], table.num_embeddings, _slot_bytes(table, optimizer))
-        for table in tables
+        t.name: capacity_for(
+            distinct[t.name], t.num_embeddings, _slot_bytes(t, optimizer), 0, _order_bytes(orders, t.name)
+        )
+        for t in tables
     }
 
     def fits(dram_bytes: int) -> bool:

@@ -144,6 +144,11 @@ def rebalance(
         raise ConfigError(f"min_gain={min_gain}; give a share of the rows read per step, at most 1")
     wish = _Wish(dram=dram, keep_plan=keep_plan, hardware=hardware, min_gain=min_gain)
     run = _open(checkpoint)
+    own = run.path.parent.parent if run.path.parent.name == CHECKPOINTS else run.path
+    if own.resolve() in (target.resolve(), *target.resolve().parents):
+        raise ConfigError(
+            f"{target}: is part of the run in {own}, which stays as it is; give --out another directory"
+        )
     if data_dir is not None and run.config.data.synthetic is not None:
         raise ConfigError(
             f"{data_dir}: the run in {run.path} is of synthetic data, whose ids are no other data's; leave --data out"
@@ -151,7 +156,7 @@ def rebalance(
     with progress:
         heat = _measure(run, data_dir, last, progress)
         asked = dram if hardware is None else None  # hotrow.plan tells the least itself
-        with naming_least_dram(asked, run.tables, run.optimizer, lambda: heat.batches):
+        with naming_least_dram(asked, run.tables, run.optimizer, lambda: heat.batches, lambda: run.orders):
             before, after = _choose(run, heat, wish)
         facts = _facts(run, heat, before, after, target)
         if facts["is_rebalanced"]:
@@ -257,6 +262,9 @@ def _choose(run: _Run, heat: Heat, wish: _Wish) -> tuple[_Choice, _Choice]:
                 paying[name], least[name] = most[name], reads
     found = {**run.orders, **heat_orders(heat, paying, is_judged=True)}
     best = min(planned(found), key=lambda choice: choice.total)
+    if not math.isfinite(best.total):
+        full = [name for name, reads in best.reads.items() if not math.isfinite(reads)]
+        raise BudgetTooSmall(f"table {full[0]!r}: a batch asks for more rows than its cache would hold")
     must_shrink = dram is not None and parse_bytes(dram, "dram") < _dram_bytes(run)
     if not must_shrink and not paying and best.total >= (1 - min_gain) * now.total:
         return now, now
@@ -432,7 +440,7 @@ def _all_orders(run: _Run, choice: _Choice) -> dict[str, Order]:
 def _save_beside(run: _Run, directory: Path, choice: _Choice, facts: dict[str, Any]) -> None:
     choice.plan.save(directory / PLAN_FILE)
     note = {"format": "hotrow-rebalance", "format_version": 1, **facts}
-    write_atomically(directory / NOTE_FILE, (json.dumps(note, indent=1) + "\n").encode())
+    write_atomically(directory / NOTE_FILE, (json.dumps(note, indent=1, allow_nan=False) + "\n").encode())
     history = run.path.parent.parent / HISTORY_FILE
     if run.path.parent.name == CHECKPOINTS and history.is_file():
         try:

@@ -17,6 +17,7 @@ from hotrow.checkpoint import CheckpointDirectory, CheckpointManifest, RemoteChe
 from hotrow.data import DatasetManifest, Loader
 from hotrow.errors import ConfigError, DataError
 from hotrow.jagged import Batch, KeyedJaggedTensor
+from hotrow.orders import Order
 from hotrow.plans import Plan
 from hotrow.training.batches import data_manifest, endless, evaluation_loader, training_loader
 from hotrow.training.budgets import naming_least_dram
@@ -121,6 +122,7 @@ class Trainer:
         self.progress = progress or Silence()
         self.manifest: DatasetManifest = data_manifest(config, data_dir)
         self.columns = Columns.of(self.manifest, config.data.features)
+        self._orders: Mapping[str, Order] = {}
         self.num_samples_in_epoch = self.manifest.num_samples("train")
         self.num_steps = self._count_steps()
         copy_to = config.checkpoint.copy_to
@@ -141,7 +143,7 @@ class Trainer:
         self._check_directory(resume)
         config, tables = self.config, build_tables(self.columns.features, self.config.embeddings)
         rows = config.sparse_optimizer.build()
-        with naming_least_dram(config.storage.dram, tables, rows, self._first_lookups):
+        with naming_least_dram(config.storage.dram, tables, rows, self._first_lookups, lambda: self._orders):
             return self._train_from(resume, begin)
 
     def _train_from(self, resume: bool, begin: float) -> TrainingResult:
@@ -272,7 +274,7 @@ class Trainer:
         if not config.storage.is_tiered and commit is None:
             return None
         tables = build_tables(self.columns.features, config.embeddings)
-        orders = {} if commit is None else rows_orders(commit)
+        orders = self._orders = {} if commit is None else rows_orders(commit)
         optimizer = config.sparse_optimizer.build()
         plan = config.storage.make_plan(tables, optimizer, self._first_lookups(), orders)
         if plan is None:
