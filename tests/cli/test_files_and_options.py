@@ -188,6 +188,7 @@ def test_what_is_read_is_not_written_over(
         [*plan, "--out", files / "hardware.json"],
         [*plan, "--out", files / "c.toml"],
         ["profile", files / "trace.npz", "--out", files / "trace.npz"],
+        ["profile", files / "trace.npz", "--recipe", files / "c.toml", "--out", files / "c.toml"],
         ["profile", files / "data", "--out", files / "data" / "manifest.json"],
         ["explain", files / "plan.json", "--html", files / "plan.json"],
     ):

@@ -86,7 +86,9 @@ def command(
     if order not in ("identity", "heat"):
         raise ConfigError(f"--order {order!r} is not identity or heat")
     _check_given(context, is_profile=calibrate is None)
-    _check_files({"--out": out if calibrate is None else None, "--torchrec": torchrec}, schema, data)
+    _check_files(
+        {"--out": out if calibrate is None else None, "--torchrec": torchrec}, schema, (data, recipe)
+    )
     options = _of_recipe(recipe)
     is_prepared = data.is_dir() and (data / "manifest.json").exists()
     default_shuffle = options["shuffle_samples"] if is_prepared else 0
@@ -139,10 +141,12 @@ def _check_given(context: typer.Context, *, is_profile: bool) -> None:
             raise ConfigError(f"--{name.replace('_', '-')}: {why}; leave it out")
 
 
-def _check_files(outputs: dict[str, Path | None], schema: Path | None, data: Path) -> None:
+def _check_files(
+    outputs: dict[str, Path | None], schema: Path | None, others: tuple[Path, str | None]
+) -> None:
     for option, path in outputs.items():
         if path is not None:
-            check_writable(path, option, (data, schema))
+            check_writable(path, option, (schema, *(Path(each) for each in others if each)))
     if schema is not None:
         existing(schema, "--schema", "give a TOML file, as for hotrow prepare")
 
