@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hotrow.cli import run
+from hotrow.cli.console import check_writable
+from hotrow.errors import ConfigError
 from hotrow.planning.instances import reference_hardware
 from hotrow.profiles import AccessProfile, TableProfile
 
@@ -194,3 +196,14 @@ def test_what_is_read_is_not_written_over(
     ):
         assert "is what is read" in refused(capsys, *arguments)
     assert before == {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+
+
+def test_reports_may_lie_in_the_directory_that_is_read(tmp_path: Path) -> None:
+    """A second time as well: they are no data."""
+    for name in ("report.html", "profile.json"):
+        (tmp_path / name).write_text("")
+        check_writable(tmp_path / name, "--out", [tmp_path])
+    for name in ("manifest.json", "measured.json", "one.parquet"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(ConfigError, match="is what is read"):
+            check_writable(tmp_path / name, "--out", [tmp_path])

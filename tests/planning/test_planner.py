@@ -341,7 +341,7 @@ def test_rows_of_a_plan_in_ssd_only_behind_caches_that_hold_their_batches() -> N
 
 
 @pytest.mark.parametrize(("num_batches", "is_short"), [(10, True), (400, False)])
-def test_a_profile_that_ends_before_a_cache_is_full_is_remarked(num_batches: int, is_short: bool) -> None:
+def test_a_profile_too_short_to_tell_caches_apart_is_remarked(num_batches: int, is_short: bool) -> None:
     """Of uniform lookups ten batches tell nothing of any cache but that rows come a first time."""
     rng = np.random.default_rng(0)
     tables = [hr.EmbeddingBagConfig(name="t", num_embeddings=100_000, embedding_dim=32, feature_names=["f"])]
@@ -351,5 +351,9 @@ def test_a_profile_that_ends_before_a_cache_is_full_is_remarked(num_batches: int
         for _ in range(num_batches)
     ]
     found = plan(tables, hr.profile(batches, tables=tables), "4MiB")
-    remarks = [text for text in found.notes["planner"]["remarks"] if "before the cache is full of t:" in text]
+    remarks = [
+        text
+        for text in found.notes["planner"]["remarks"]
+        if "nearly all reads of t are rows that the profile saw for the first time" in text
+    ]
     assert found.tables["t"].cache is not None and len(remarks) == is_short

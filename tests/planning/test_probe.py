@@ -196,7 +196,7 @@ def test_a_directory_in_memory_is_no_disk(tmp_path: Path, monkeypatch: pytest.Mo
     """Also where the kernel reads tmpfs directly: the measured disk would be memory."""
     monkeypatch.setattr(probe_disk, "disk_of", lambda path: {"disk": "tmpfs", "file_system": "tmpfs"})
     monkeypatch.setattr(probe_disk, "load_native", lambda: SimpleNamespace(why_not_direct=lambda path: ""))
-    refusal = pytest.raises(ConfigError, match=r"no direct I/O there \(tmpfs is memory\); give --dir")
+    refusal = pytest.raises(ConfigError, match=r"is in memory \(tmpfs\); give --dir")
     with refusal, probe_disk.scratch(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []

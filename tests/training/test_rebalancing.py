@@ -32,7 +32,15 @@ from hotrow.planning.instances import reference_hardware
 from hotrow.plans import Plan
 from hotrow.storage import CommitManifest, committed_orders
 from hotrow.testing import FaultPlan
-from hotrow.training import Trainer, evaluate_checkpoint, export_weights, load_model, read_history, rebalance
+from hotrow.training import (
+    Trainer,
+    evaluate_checkpoint,
+    export_weights,
+    load_model,
+    read_history,
+    rebalance,
+    rebalancing,
+)
 
 SIZES = {"user": 3000, "item": 3000, "store": 7}
 BATCH, STEPS, BEFORE = 32, 300, 120
@@ -354,6 +362,22 @@ def test_a_budget_that_is_too_small_names_one_that_works(
     assert rebalanced(least) == 0
     assert "Infinity" not in (tmp_path / "new" / "rebalance.json").read_text()
     resumed(dataset, tmp_path / "new", plan=str(tmp_path / "new" / "plan.json")).model.embeddings.close()
+
+
+def test_a_plan_that_held_no_batch_is_told_in_json(
+    dataset: Path, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, seen = rebalancing._judged, list[Any]()
+
+    def first_full(*given: Any) -> Any:
+        found = judged(*given)
+        seen.append(found)
+        return found if len(seen) > 1 else replace(found, reads={**found.reads, "user": float("inf")})
+
+    monkeypatch.setattr(rebalancing, "_judged", first_full)
+    assert rebalance(before, tmp_path / "new", data_dir=dataset, dram="16MiB")["is_rebalanced"]
+    note = json.loads((tmp_path / "new" / "rebalance.json").read_text(), parse_constant=pytest.fail)
+    assert note["tables"]["user"]["rows_read_per_step"]["before"] is None
 
 
 def test_the_old_run_is_no_place_for_the_new(before: Path, capsys: pytest.CaptureFixture[str]) -> None:

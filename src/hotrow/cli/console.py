@@ -82,8 +82,8 @@ def existing(path: Path, option: str, remedy: str) -> Path:
 
 
 def _is_read(path: Path, given: Path) -> bool:
-    """Whether a file is an input, or in one that is a directory, where profiles and plans may lie beside the data."""
-    is_beside = path.suffix == ".json" and path.name != "manifest.json"
+    """Whether a file is an input, or in a directory that is one; profiles, plans, reports may lie beside its files."""
+    is_beside = path.suffix in (".json", ".html") and path.name not in ("manifest.json", "measured.json")
     return path == given or (given in path.parents and not is_beside)
 
 

@@ -63,9 +63,7 @@ def command(
     from hotrow.planning import plan
 
     if out is not None:
-        check_writable(
-            out, "--out", (profile, hardware, data, Path(recipe) if Path(recipe).is_file() else None)
-        )
+        check_writable(out, "--out", (profile, hardware, data, Path(recipe)))
     existing(profile, "--profile", "'hotrow profile' writes one")
     if hardware is not None:
         existing(hardware, "--hardware", "'hotrow probe' writes one")

@@ -46,9 +46,9 @@ from hotrow.sizes import parse_bytes
 DEFAULT_SECONDS = 60.0
 EXCHANGES = {"train": 3, "serve": 2}
 """Between ranks in a step: ids there, rows or pooled bags back, and in training gradients there."""
-NEARLY_ALL, FEW_READS = 0.9, 0.05
-"""A cache with slots for so much of the rows that a profile saw, and whose reads are more than that of its lookups, was
-never full in it.
+NEARLY_ALL_FIRST, FEW_FIRST = 1.1, 0.05
+"""Of a table's lookups, those that are a row's first in the profile: reads of no more than that times them; and so few
+that they do not matter.
 """
 Budget = Mapping[str, "int | str | Sequence[int | str]"]
 
@@ -208,7 +208,7 @@ def search_plan(
     given = dict(notes or {})
     given["remarks"] = [
         *given.get("remarks", []),
-        *_short_profile_remarks(task, best.candidates.take(best.solution.choice)),
+        *_short_profile_remarks(task, best.tables),
     ]
     planner = _notes(task, search, used, begin)
     return replace(made, notes={"planner": planner | given | {DIGEST_NOTE: made.tables_digest()}})
@@ -345,21 +345,20 @@ def _needs(task: Task, setting: Setting, chosen: Candidates) -> dict[str, int]:
 
 
 def _short_profile_remarks(task: Task, chosen: Candidates) -> list[str]:
-    """That the profile ends before a cache is full: of all rows that it saw only first lookups are reads.
-
-    chosen: as found, with the slots that its reads are of.
+    """That hardly anything but rows which the profile saw for the first time is read: a log that is too short to tell
+    caches of other sizes apart, or rows that never come again.
     """
-    touched = np.array([task.statistics[table.name].num_touched for table in task.tables])
-    slots = chosen.num_slots * np.where(chosen.owner == STRIPE, task.world_size, 1)
-    is_short = (chosen.capacity_bytes > 0) & (slots >= NEARLY_ALL * touched)
-    is_short &= chosen.reads_per_lookup > FEW_READS
+    profiles = [task.profile.tables[table.name] for table in task.tables]
+    first = np.array([each.num_distinct_rows / max(each.num_lookups, 1) for each in profiles])
+    is_short = (chosen.capacity_bytes > 0) & (first > FEW_FIRST)
+    is_short &= chosen.reads_per_lookup <= NEARLY_ALL_FIRST * first
     names = [table.name for table, short in zip(task.tables, is_short) if short]
     if not names:
         return []
     some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
-        f"the profile ends before the cache is full of {some}: what is read there is each row's first lookup, and what "
-        "a larger cache saves is not known; profile more batches"
+        f"nearly all reads of {some} are rows that the profile saw for the first time: what a larger cache saves is "
+        "not known from it; profile more batches"
     ]
 
 

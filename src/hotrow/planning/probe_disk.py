@@ -73,7 +73,9 @@ def scratch(directory: Path) -> Iterator[Path]:
         with suppress(OSError):  # of file systems that cannot lock
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         kind = disk_of(path)["file_system"]
-        refusal = f"{kind} is memory" if kind in IN_MEMORY else load_native().why_not_direct(str(path))
+        if kind in IN_MEMORY:
+            raise ConfigError(f"{directory}: is in memory ({kind}); give --dir a directory on a disk")
+        refusal = load_native().why_not_direct(str(path))
         if refusal:
             raise ConfigError(
                 f"{directory}: no direct I/O there ({refusal}); give --dir a directory on a disk, not in memory"

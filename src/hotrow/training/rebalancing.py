@@ -264,7 +264,10 @@ def _choose(run: _Run, heat: Heat, wish: _Wish) -> tuple[_Choice, _Choice]:
     best = min(planned(found), key=lambda choice: choice.total)
     if not math.isfinite(best.total):
         full = [name for name, reads in best.reads.items() if not math.isfinite(reads)]
-        raise BudgetTooSmall(f"table {full[0]!r}: a batch asks for more rows than its cache would hold")
+        raise BudgetTooSmall(
+            f"table {full[0]!r}: a batch asks for more rows at once than its cache of "
+            f"{_cache_bytes(best.plan, full[0])} bytes holds; give --dram more"
+        )
     must_shrink = dram is not None and parse_bytes(dram, "dram") < _dram_bytes(run)
     if not must_shrink and not paying and best.total >= (1 - min_gain) * now.total:
         return now, now
@@ -437,9 +440,21 @@ def _all_orders(run: _Run, choice: _Choice) -> dict[str, Order]:
     }
 
 
+def _without_infinity(value: Any) -> Any:
+    """None for the reads of a plan that does not hold a batch."""
+    if isinstance(value, dict):
+        return {name: _without_infinity(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cache_bytes(plan: Plan, table: str) -> int:
+    cache = plan.tables[table].cache
+    return 0 if cache is None else cache.capacity_bytes
+
+
 def _save_beside(run: _Run, directory: Path, choice: _Choice, facts: dict[str, Any]) -> None:
     choice.plan.save(directory / PLAN_FILE)
-    note = {"format": "hotrow-rebalance", "format_version": 1, **facts}
+    note = {"format": "hotrow-rebalance", "format_version": 1, **_without_infinity(facts)}
     write_atomically(directory / NOTE_FILE, (json.dumps(note, indent=1, allow_nan=False) + "\n").encode())
     history = run.path.parent.parent / HISTORY_FILE
     if run.path.parent.name == CHECKPOINTS and history.is_file():
